@@ -1,0 +1,140 @@
+// What dlm needs of libtorch that tch does not offer. Each entry says why it is here.
+//
+// Tensors cross as `at::Tensor*`, owned by the caller; new ones are given back through `out` slots and freed by tch. Every entry
+// returns 0, or 1 with a message in `dlm_torch_error` (one per thread).
+
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/torch.h>
+
+#include <exception>
+#include <string>
+#include <vector>
+
+namespace {
+
+thread_local std::string last_error;
+
+template <typename Body>
+int guarded(Body body) {
+  try {
+    body();
+    return 0;
+  } catch (const c10::Error& error) {
+    last_error = error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    last_error = error.what();
+  }
+  return 1;
+}
+
+std::vector<at::Tensor> list(const at::Tensor* const* tensors, size_t count) {
+  std::vector<at::Tensor> result;
+  result.reserve(count);
+  for (size_t i = 0; i < count; ++i) result.push_back(*tensors[i]);
+  return result;
+}
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// sum_i weights_i * cross_entropy(hidden_i @ weight^T, targets_i), a chunk of rows at a time.
+//
+// The gradients are made in the forward pass, from the same logits, so that neither pass holds [n, vocab] and the backward
+// pass has no matrix product left. The idea is that of Cut Cross-Entropy (arXiv:2411.09009), on plain operators.
+struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight,
+                               const at::Tensor& targets, const at::Tensor& weights, int64_t chunk_len,
+                               bool wants_hidden, bool wants_weight) {
+    const int64_t n = hidden.size(0);
+    auto as_float = hidden.options().dtype(at::kFloat);
+    auto nll = at::empty({n}, as_float);
+    auto argmax = at::empty({n}, targets.options());
+    at::Tensor grad_hidden, grad_weight;
+    if (wants_hidden) grad_hidden = at::empty_like(hidden);
+    if (wants_weight) grad_weight = at::zeros_like(weight);
+    for (int64_t start = 0; start < n; start += chunk_len) {
+      const int64_t len = std::min(chunk_len, n - start);
+      auto h = hidden.narrow(0, start, len);
+      auto target = targets.narrow(0, start, len).unsqueeze(1);
+      auto scores = at::matmul(h, weight.t()).to(at::kFloat);  // [len, vocab], the only large tensor, reused in place
+      auto [largest, choice] = scores.max(1, /*keepdim=*/true);
+      scores.sub_(largest);
+      auto target_score = scores.gather(1, target);
+      scores.exp_();
+      auto sum = scores.sum(1, /*keepdim=*/true);
+      nll.narrow(0, start, len).copy_((sum.log() - target_score).squeeze(1));
+      argmax.narrow(0, start, len).copy_(choice.squeeze(1));
+      if (!wants_hidden && !wants_weight) continue;
+      // d nll / d logits = softmax - one_hot(target)
+      auto w = weights.narrow(0, start, len).unsqueeze(1);
+      scores.mul_(w / sum);
+      scores.scatter_add_(1, target, -w);
+      auto grad_scores = scores.to(weight.scalar_type());
+      if (wants_hidden) grad_hidden.narrow(0, start, len).copy_(at::matmul(grad_scores, weight));
+      if (wants_weight) grad_weight.addmm_(grad_scores.t(), h);
+    }
+    ctx->saved_data["hidden"] = grad_hidden;
+    ctx->saved_data["weight"] = grad_weight;
+    ctx->mark_non_differentiable({nll, argmax});
+    return {(nll * weights).sum(), nll, argmax};
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grad_outputs) {
+    auto scale = grad_outputs[0];
+    // A loss is nearly always differentiated with 1: then the stored gradients are the answer, without a copy.
+    const bool is_one = scale.is_cpu() && scale.item<double>() == 1.0;
+    auto scaled = [&](const char* name) {
+      auto grad = ctx->saved_data[name].toTensor();
+      return !grad.defined() || is_one ? grad : grad * scale.to(grad.scalar_type());
+    };
+    return {scaled("hidden"), scaled("weight"), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+const char* dlm_torch_error() { return last_error.c_str(); }
+
+const char* dlm_torch_version() { return TORCH_VERSION; }
+
+// One pass over parameters, gradients and moments; tch's AdamW makes several temporaries for each.
+int dlm_fused_adamw(const at::Tensor* const* params, const at::Tensor* const* grads, const at::Tensor* const* exp_avgs,
+                    const at::Tensor* const* exp_avg_sqs, const at::Tensor* const* steps, size_t count, double lr,
+                    double beta1, double beta2, double weight_decay, double eps) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    auto step_list = list(steps, count);
+    at::_foreach_add_(step_list, 1);
+    at::_fused_adamw_(list(params, count), list(grads, count), list(exp_avgs, count), list(exp_avg_sqs, count), {},
+                      step_list, lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+  });
+}
+
+// tch's clip_grad_norm does not tell the norm, which is a metric.
+int dlm_clip_grad_norm(const at::Tensor* const* grads, size_t count, double max_norm, double* norm) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    auto tensors = list(grads, count);
+    *norm = tensors.empty() ? 0.0 : at::stack(at::_foreach_norm(tensors)).norm().item<double>();
+    // As torch.nn.utils.clip_grad_norm_: float32 arithmetic, 1e-6 in the denominator.
+    const float factor = static_cast<float>(max_norm) / (static_cast<float>(*norm) + 1e-6f);
+    if (max_norm > 0 && factor < 1.0f) at::_foreach_mul_(tensors, static_cast<double>(factor));
+  });
+}
+
+int dlm_linear_cross_entropy(const at::Tensor* hidden, const at::Tensor* weight, const at::Tensor* targets,
+                             const at::Tensor* weights, int64_t chunk_len, at::Tensor** out) {
+  return guarded([&] {
+    const bool grad = at::GradMode::is_enabled();
+    auto results = LinearCrossEntropy::apply(*hidden, *weight, *targets, *weights, chunk_len,
+                                             grad && hidden->requires_grad(), grad && weight->requires_grad());
+    for (size_t i = 0; i < results.size(); ++i) out[i] = new at::Tensor(results[i]);
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,280 @@
+//! Safe faces of the C++ additions.
+
+use crate::error::{Result, TorchError};
+use std::ffi::{CStr, c_char, c_int};
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+unsafe extern "C" {
+    fn dlm_torch_error() -> *const c_char;
+    fn dlm_torch_version() -> *const c_char;
+    fn dlm_fused_adamw(
+        params: *const *const C_tensor,
+        grads: *const *const C_tensor,
+        exp_avgs: *const *const C_tensor,
+        exp_avg_sqs: *const *const C_tensor,
+        steps: *const *const C_tensor,
+        count: usize,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+    ) -> c_int;
+    fn dlm_clip_grad_norm(grads: *const *const C_tensor, count: usize, max_norm: f64, norm: *mut f64) -> c_int;
+    fn dlm_linear_cross_entropy(
+        hidden: *const C_tensor,
+        weight: *const C_tensor,
+        targets: *const C_tensor,
+        weights: *const C_tensor,
+        chunk_len: i64,
+        out: *mut *mut C_tensor,
+    ) -> c_int;
+}
+
+/// The version of libtorch that this was built with, such as `2.13.0`.
+#[must_use]
+pub fn libtorch_version() -> &'static str {
+    // SAFETY: a string literal of the C++ side.
+    unsafe { CStr::from_ptr(dlm_torch_version()) }.to_str().unwrap_or("unknown")
+}
+
+/// What one step of AdamW does with the gradients ([arXiv:1711.05101](https://arxiv.org/abs/1711.05101)).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWStep {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Share of a parameter that is subtracted per unit of learning rate.
+    pub weight_decay: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+}
+
+/// One AdamW step in place, in one pass over memory: parameters, moments and step counters change.
+///
+/// All lists run parallel. `steps` holds a scalar of `Float` per parameter, which counts up by one. Parameter, gradient and
+/// moments of one entry share a kind and a device.
+///
+/// # Errors
+/// [`TorchError::UnequalLists`], or [`TorchError::Libtorch`] when shapes or kinds do not fit.
+pub fn fused_adamw(
+    params: &[Tensor],
+    grads: &[Tensor],
+    exp_avgs: &[Tensor],
+    exp_avg_sqs: &[Tensor],
+    steps: &[Tensor],
+    options: &AdamWStep,
+) -> Result<()> {
+    let others = [("grads", grads), ("exp_avgs", exp_avgs), ("exp_avg_sqs", exp_avg_sqs), ("steps", steps)];
+    for (name, list) in others {
+        if list.len() != params.len() {
+            return Err(TorchError::UnequalLists { name, found: list.len(), expected: params.len() });
+        }
+    }
+    if params.is_empty() {
+        return Ok(());
+    }
+    let AdamWStep { lr, beta1, beta2, weight_decay, eps } = *options;
+    let [params, grads, exp_avgs, exp_avg_sqs, steps] = [params, grads, exp_avgs, exp_avg_sqs, steps].map(pointers);
+    // SAFETY: each list holds `params.len()` pointers to tensors that outlive the call.
+    let code = unsafe {
+        dlm_fused_adamw(
+            params.as_ptr(),
+            grads.as_ptr(),
+            exp_avgs.as_ptr(),
+            exp_avg_sqs.as_ptr(),
+            steps.as_ptr(),
+            params.len(),
+            lr,
+            beta1,
+            beta2,
+            weight_decay,
+            eps,
+        )
+    };
+    check(code, "fused_adamw")
+}
+
+/// Scales gradients in place so that their joint 2-norm is at most `max_norm`, and gives the norm they had before.
+///
+/// A `max_norm` of 0 only measures. As `torch.nn.utils.clip_grad_norm_` computes it.
+///
+/// # Errors
+/// [`TorchError::Libtorch`] when a gradient is undefined or they lie on different devices.
+pub fn clip_grad_norm(grads: &[Tensor], max_norm: f64) -> Result<f64> {
+    let mut norm = 0.0;
+    // SAFETY: the list holds `grads.len()` pointers to tensors that outlive the call.
+    let code = unsafe { dlm_clip_grad_norm(pointers(grads).as_ptr(), grads.len(), max_norm, &raw mut norm) };
+    check(code, "clip_grad_norm")?;
+    Ok(norm)
+}
+
+/// What [`linear_cross_entropy`] computes.
+#[derive(Debug)]
+pub struct LinearCrossEntropy {
+    /// `sum_i weights_i * nll_i`, a scalar of `Float` with gradients to `hidden` and `weight`.
+    pub weighted_sum: Tensor,
+    /// Negative log-likelihood of each target in nats, `[n]` of `Float`, without gradients.
+    pub nll: Tensor,
+    /// Most likely token at each position, `[n]` of `Int64`.
+    pub argmax: Tensor,
+}
+
+/// Cross-entropy of a linear head, `chunk_len` states at a time, so that `[n, vocab]` never exists at once.
+///
+/// Gradients are computed along with the value, from the same logits; the backward pass only scales them. Softmax and loss
+/// are in float32 whatever the kind of `hidden`.
+///
+/// # Shapes
+/// - `hidden`: `[n, hidden]`, `weight`: `[vocab, hidden]`, of one kind
+/// - `targets`: `[n]` of `Int64`, each below `vocab`
+/// - `weights`: `[n]` of `Float`, constants
+///
+/// # Errors
+/// [`TorchError::Libtorch`] when shapes or kinds do not fit, a target is out of range, or memory runs out.
+pub fn linear_cross_entropy(
+    hidden: &Tensor,
+    weight: &Tensor,
+    targets: &Tensor,
+    weights: &Tensor,
+    chunk_len: usize,
+) -> Result<LinearCrossEntropy> {
+    let mut out = [std::ptr::null_mut(); 3];
+    let chunk_len = i64::try_from(chunk_len.max(1)).unwrap_or(i64::MAX);
+    // SAFETY: the tensors outlive the call; on success `out` holds three tensors that are ours.
+    let code = unsafe {
+        dlm_linear_cross_entropy(
+            hidden.as_ptr(),
+            weight.as_ptr(),
+            targets.as_ptr(),
+            weights.as_ptr(),
+            chunk_len,
+            out.as_mut_ptr(),
+        )
+    };
+    check(code, "linear_cross_entropy")?;
+    // SAFETY: as above; each pointer is cloned into a tensor of tch's and freed once.
+    let [weighted_sum, nll, argmax] = out.map(|pointer| unsafe {
+        let tensor = Tensor::clone_from_ptr(pointer);
+        torch_sys::at_free(pointer);
+        tensor
+    });
+    Ok(LinearCrossEntropy { weighted_sum, nll, argmax })
+}
+
+fn pointers(tensors: &[Tensor]) -> Vec<*const C_tensor> {
+    tensors.iter().map(Tensor::as_ptr).collect()
+}
+
+fn check(code: c_int, operation: &'static str) -> Result<()> {
+    if code == 0 {
+        return Ok(());
+    }
+    // SAFETY: the C++ side sets its message, of this thread, whenever it returns anything but 0.
+    let message = unsafe { CStr::from_ptr(dlm_torch_error()) }.to_string_lossy().into_owned();
+    Err(TorchError::Libtorch { operation, message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind, Reduction};
+
+    const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+    fn close(found: &Tensor, expected: &Tensor, tolerance: f64) {
+        let error = (found - expected).abs().max().double_value(&[]);
+        assert!(error <= tolerance, "differs by {error:e}");
+    }
+
+    #[test]
+    fn a_chunked_loss_and_its_gradients_equal_the_plain_ones() {
+        tch::manual_seed(1);
+        let (n, vocab, width) = (37, 101, 16);
+        let hidden = Tensor::randn([n, width], CPU).set_requires_grad(true);
+        let weight = Tensor::randn([vocab, width], CPU).set_requires_grad(true);
+        let targets = Tensor::randint(vocab, [n], (Kind::Int64, Device::Cpu));
+        let weights = Tensor::rand([n], CPU);
+
+        let logits = hidden.matmul(&weight.tr());
+        let nll = logits.cross_entropy_loss::<Tensor>(&targets, None, Reduction::None, -100, 0.0);
+        let plain = (&nll * &weights).sum(Kind::Float) * 3.0;
+        let expected = Tensor::run_backward(&[&plain], &[&hidden, &weight], false, false);
+        for chunk_len in [1, 8, 1000] {
+            let found = linear_cross_entropy(&hidden, &weight, &targets, &weights, chunk_len).unwrap();
+            close(&found.nll, &nll, 1e-5);
+            assert_eq!(found.argmax, logits.argmax(1, false));
+            let loss = &found.weighted_sum * 3.0;
+            close(&loss, &plain, 1e-4);
+            let grads = Tensor::run_backward(&[&loss], &[&hidden, &weight], false, false);
+            close(&grads[0], &expected[0], 1e-5);
+            close(&grads[1], &expected[1], 1e-4);
+        }
+    }
+
+    #[test]
+    fn a_frozen_head_still_passes_gradients_to_the_states() {
+        let hidden = Tensor::ones([2, 3], CPU).set_requires_grad(true);
+        let weight = Tensor::eye(3, CPU);
+        let targets = Tensor::from_slice(&[0i64, 2]);
+        let scores = linear_cross_entropy(&hidden, &weight, &targets, &Tensor::ones([2], CPU), 1).unwrap();
+        scores.weighted_sum.backward();
+        // softmax of equal scores is 1/3 each: the gradient is 1/3 - one_hot(target).
+        let third = 1.0 / 3.0;
+        let expected = Tensor::from_slice2(&[[third - 1.0, third, third], [third, third, third - 1.0]]);
+        close(&hidden.grad(), &expected.to_kind(Kind::Float), 1e-6);
+    }
+
+    #[test]
+    fn no_states_give_a_loss_of_zero_with_a_graph() {
+        let hidden = Tensor::zeros([0, 3], CPU).set_requires_grad(true);
+        let weight = Tensor::ones([5, 3], CPU).set_requires_grad(true);
+        let targets = Tensor::zeros([0], (Kind::Int64, Device::Cpu));
+        let scores = linear_cross_entropy(&hidden, &weight, &targets, &Tensor::zeros([0], CPU), 8).unwrap();
+        assert_eq!(scores.weighted_sum.double_value(&[]), 0.0);
+        scores.weighted_sum.backward();
+        assert_eq!(weight.grad().abs().max().double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn a_target_beyond_the_vocabulary_is_an_error() {
+        let targets = Tensor::from_slice(&[7i64]);
+        let scores = linear_cross_entropy(
+            &Tensor::ones([1, 2], CPU),
+            &Tensor::ones([3, 2], CPU),
+            &targets,
+            &Tensor::ones([1], CPU),
+            8,
+        );
+        assert!(matches!(scores, Err(TorchError::Libtorch { operation: "linear_cross_entropy", .. })));
+    }
+
+    #[test]
+    fn a_first_adamw_step_moves_by_the_learning_rate_and_the_decay() {
+        let (param, grad) = (Tensor::full([4], 2.0, CPU), Tensor::full([4], 0.5, CPU));
+        let (m, v, step) = (Tensor::zeros([4], CPU), Tensor::zeros([4], CPU), Tensor::zeros([1], CPU).squeeze());
+        let options = AdamWStep { lr: 0.1, beta1: 0.9, beta2: 0.999, weight_decay: 0.01, eps: 1e-8 };
+        let list = |tensor: &Tensor| vec![tensor.shallow_clone()];
+        fused_adamw(&list(&param), &list(&grad), &list(&m), &list(&v), &list(&step), &options).unwrap();
+        // After bias correction the first step is lr * sign(grad), after 2.0 * (1 - lr * weight_decay).
+        close(&param, &Tensor::full([4], 2.0 * (1.0 - 0.001) - 0.1, CPU), 1e-6);
+        assert_eq!(step.double_value(&[]), 1.0);
+        assert!(matches!(
+            fused_adamw(&list(&param), &[], &list(&m), &list(&v), &list(&step), &options),
+            Err(TorchError::UnequalLists { name: "grads", found: 0, expected: 1 })
+        ));
+    }
+
+    #[test]
+    fn clipping_tells_the_norm_from_before_and_leaves_the_norm_asked_for() {
+        let grads = [Tensor::full([9], 1.0, CPU), Tensor::full([16], 1.0, CPU)];
+        assert_eq!(clip_grad_norm(&grads, 0.0).unwrap(), 5.0);
+        assert_eq!(clip_grad_norm(&grads, 1.0).unwrap(), 5.0);
+        assert!((clip_grad_norm(&grads, 0.0).unwrap() - 1.0).abs() < 1e-6);
+        assert!((clip_grad_norm(&grads, 2.0).unwrap() - 1.0).abs() < 1e-6);
+    }
+}
