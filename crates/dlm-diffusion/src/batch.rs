@@ -1,0 +1,187 @@
+//! Clean tokens: what is masked, and what it is masked in.
+
+use crate::{
+    check::{expect_kind, expect_shape},
+    error::{DiffusionError, Result},
+};
+use tch::{Device, Kind, Tensor};
+
+/// The label of a token that is no target.
+pub const IGNORE_INDEX: i64 = -100;
+
+/// A batch of token ids with what is known of each token; every tensor is `[batch, seq_len]` of `Int64` on one device.
+#[derive(Debug)]
+pub struct CleanBatch {
+    ids: Tensor,
+    labels: Option<Tensor>,
+    segment_ids: Option<Tensor>,
+    position_ids: Option<Tensor>,
+}
+
+impl CleanBatch {
+    /// Rows without padding, in which every token is a target.
+    ///
+    /// # Errors
+    /// [`DiffusionError::ShapeMismatch`] or [`DiffusionError::KindMismatch`] unless `ids` is `[batch, seq_len]` of `Int64` with at least
+    /// one token.
+    pub fn new(ids: Tensor) -> Result<Self> {
+        expect_kind("ids", &ids, Kind::Int64)?;
+        if ids.dim() != 2 || ids.numel() == 0 {
+            let expected = "[batch, seq_len], at least one token".to_owned();
+            return Err(DiffusionError::ShapeMismatch { name: "ids", found: ids.size(), expected });
+        }
+        Ok(Self { ids, labels: None, segment_ids: None, position_ids: None })
+    }
+
+    /// Says which tokens are targets: those whose label is not [`IGNORE_INDEX`].
+    ///
+    /// # Errors
+    /// [`DiffusionError::ShapeMismatch`] or [`DiffusionError::KindMismatch`] unless `labels` is shaped like the ids, of `Int64`.
+    pub fn with_labels(mut self, labels: Tensor) -> Result<Self> {
+        self.labels = Some(self.fitting("labels", labels)?);
+        Ok(self)
+    }
+
+    /// Says which document each token belongs to: 1, 2, ... within its row, 0 for padding.
+    ///
+    /// # Errors
+    /// As [`with_labels`](Self::with_labels), and [`DiffusionError::OutOfRange`] for a negative id.
+    pub fn with_segments(mut self, segment_ids: Tensor) -> Result<Self> {
+        let segment_ids = self.fitting("segment_ids", segment_ids)?;
+        let smallest = segment_ids.min().int64_value(&[]);
+        if smallest < 0 {
+            let expected = "0 for padding or a positive document number";
+            return Err(DiffusionError::OutOfRange { name: "segment_ids", value: smallest as f64, expected });
+        }
+        self.segment_ids = Some(segment_ids);
+        Ok(self)
+    }
+
+    /// Gives each token its rotary position; without, positions restart in each segment.
+    ///
+    /// # Errors
+    /// As [`with_labels`](Self::with_labels).
+    pub fn with_positions(mut self, position_ids: Tensor) -> Result<Self> {
+        self.position_ids = Some(self.fitting("position_ids", position_ids)?);
+        Ok(self)
+    }
+
+    /// The tokens.
+    pub fn ids(&self) -> &Tensor {
+        &self.ids
+    }
+
+    /// The labels, if there are any.
+    #[must_use]
+    pub fn labels(&self) -> Option<&Tensor> {
+        self.labels.as_ref()
+    }
+
+    /// The document of each token, if there are several or padding.
+    #[must_use]
+    pub fn segment_ids(&self) -> Option<&Tensor> {
+        self.segment_ids.as_ref()
+    }
+
+    /// The rotary positions, if they were given.
+    #[must_use]
+    pub fn position_ids(&self) -> Option<&Tensor> {
+        self.position_ids.as_ref()
+    }
+
+    /// `(batch, seq_len)`.
+    #[must_use]
+    pub fn shape(&self) -> (i64, i64) {
+        let size = self.ids.size();
+        (size[0], size[1])
+    }
+
+    /// Where there is a token and no padding, `[batch, seq_len]` of `Bool`.
+    pub fn is_real(&self) -> Tensor {
+        match &self.segment_ids {
+            Some(segment_ids) => segment_ids.ne(0),
+            None => self.ids.ones_like().to_kind(Kind::Bool),
+        }
+    }
+
+    /// Where there is a target: a label if there are labels, else a token and no padding; `[batch, seq_len]` of `Bool`.
+    ///
+    /// A label on padding counts as one in the averages, as it does in Axolotl, but is never masked.
+    pub fn is_target(&self) -> Tensor {
+        match &self.labels {
+            Some(labels) => labels.ne(IGNORE_INDEX),
+            None => self.is_real(),
+        }
+    }
+
+    /// The same batch on another device.
+    #[must_use]
+    pub fn to_device(&self, device: Device) -> Self {
+        let copy = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.to_device(device));
+        Self {
+            ids: self.ids.to_device(device),
+            labels: copy(&self.labels),
+            segment_ids: copy(&self.segment_ids),
+            position_ids: copy(&self.position_ids),
+        }
+    }
+
+    fn fitting(&self, name: &'static str, tensor: Tensor) -> Result<Tensor> {
+        expect_shape(name, &tensor, &self.ids.size())?;
+        expect_kind(name, &tensor, Kind::Int64)?;
+        Ok(tensor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn zeros(shape: &[i64]) -> Tensor {
+        Tensor::zeros(shape, (Kind::Int64, Device::Cpu))
+    }
+
+    proptest! {
+        #[test]
+        fn tensors_of_another_shape_are_refused_by_name(
+            ids in (1i64..5, 1i64..5), other in proptest::collection::vec(0i64..5, 0..4),
+        ) {
+            let batch = || CleanBatch::new(zeros(&[ids.0, ids.1])).unwrap();
+            prop_assume!(other != [ids.0, ids.1]);
+            let refused = |found: Result<CleanBatch>, expected| {
+                matches!(found, Err(DiffusionError::ShapeMismatch { name, .. }) if name == expected)
+            };
+            prop_assert!(refused(batch().with_labels(zeros(&other)), "labels"));
+            prop_assert!(refused(batch().with_segments(zeros(&other)), "segment_ids"));
+            prop_assert!(refused(batch().with_positions(zeros(&other)), "position_ids"));
+        }
+    }
+
+    #[test]
+    fn ids_must_be_a_matrix_of_whole_numbers_with_a_token() {
+        assert!(CleanBatch::new(zeros(&[4])).is_err());
+        assert!(CleanBatch::new(zeros(&[2, 0])).is_err());
+        assert!(matches!(
+            CleanBatch::new(zeros(&[1, 2]).to_kind(Kind::Float)),
+            Err(DiffusionError::KindMismatch { name: "ids", .. })
+        ));
+    }
+
+    #[test]
+    fn a_negative_segment_is_refused() {
+        let batch = CleanBatch::new(zeros(&[1, 2])).unwrap();
+        let error = batch.with_segments(Tensor::from_slice2(&[[1i64, -1]])).unwrap_err();
+        assert!(error.to_string().contains("`segment_ids` is -1"), "{error}");
+    }
+
+    #[test]
+    fn targets_have_a_label() {
+        let batch = CleanBatch::new(Tensor::from_slice2(&[[5i64, 6, 7, 0]]))
+            .and_then(|batch| batch.with_labels(Tensor::from_slice2(&[[IGNORE_INDEX, 6, 7, IGNORE_INDEX]])))
+            .and_then(|batch| batch.with_segments(Tensor::from_slice2(&[[1i64, 1, 1, 0]])))
+            .unwrap();
+        assert_eq!(Vec::<bool>::try_from(batch.is_target().flatten(0, 1)).unwrap(), [false, true, true, false]);
+        assert_eq!(Vec::<bool>::try_from(batch.is_real().flatten(0, 1)).unwrap(), [true, true, true, false]);
+    }
+}

@@ -1,0 +1,189 @@
+//! The loss: masked tokens scored by a denoiser, weighted and averaged; with the right weight, a likelihood bound.
+
+use crate::{
+    denoiser::{Denoiser, DenoiserInput, TargetScores},
+    error::{DiffusionError, Result},
+    metrics::{Mean, StepMetrics},
+    normalization::{Accumulation, LossNormalization, WindowCounts},
+    process::NoisedBatch,
+    weight::LossWeight,
+};
+use tch::{Kind, Tensor};
+
+/// Which loss is minimised: what a masked token counts, and what the sum is divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Objective {
+    /// The weight of a masked token.
+    pub weight: LossWeight,
+    /// What the sum is divided by.
+    pub normalization: LossNormalization,
+    /// Over what that is counted.
+    pub accumulation: Accumulation,
+}
+
+impl Objective {
+    /// The weight that makes the loss a bound, with counts over the whole optimiser step.
+    #[must_use]
+    pub fn new(normalization: LossNormalization) -> Self {
+        Self { weight: LossWeight::default(), normalization, accumulation: Accumulation::default() }
+    }
+
+    /// The same objective with another weight.
+    #[must_use]
+    pub fn weighted(mut self, weight: LossWeight) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// The same objective counted over something else.
+    #[must_use]
+    pub fn accumulated(mut self, accumulation: Accumulation) -> Self {
+        self.accumulation = accumulation;
+        self
+    }
+
+    /// What the negative log-likelihood of each masked token is multiplied by, `[n]` of `Float`: its weight over the denominator.
+    ///
+    /// The loss of an optimiser step is the sum of `coefficient_i * nll_i` over the micro-batches of its `window`, whose counts
+    /// must include this batch.
+    pub fn coefficients(&self, batch: &NoisedBatch, window: &WindowCounts) -> Tensor {
+        let shares = self.normalization.shares(self.accumulation, &batch.masked.unit_targets, &batch.counts(), window);
+        self.weights(batch) * shares
+    }
+
+    fn weights(&self, batch: &NoisedBatch) -> Tensor {
+        self.weight.of(&batch.schedule, &batch.masked.t, &batch.masked.p_mask)
+    }
+}
+
+/// The loss of one micro-batch.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct LossOutput {
+    /// Its part of the loss of its optimiser step, a scalar of `Float`: `backward()` on every part accumulates the gradient.
+    ///
+    /// It has a graph to every parameter of the denoiser even when nothing is masked. Only a batch of nothing but padding, for
+    /// which the denoiser is not called, gives a constant 0; `requires_grad()` tells.
+    pub loss: Tensor,
+    /// What to report.
+    pub metrics: StepMetrics,
+}
+
+/// Scores the masked tokens of a micro-batch, and nothing else: `[batch, seq_len, vocab]` never exists.
+///
+/// `loss = sum_i w_i / d_i * nll_i` over masked tokens `i`, `nll_i = -log p(clean_i | noised)`, with the weight `w` and the
+/// denominator `d` of the objective. With [`LossWeight::Auto`] or [`LossWeight::Elbo`] its mean over timesteps and masks is a bound on
+/// `-log p(clean)`: the NELBO of MDLM ([arXiv:2406.07524](https://arxiv.org/abs/2406.07524), eq. 10).
+///
+/// `window` is the sum of [`NoisedBatch::counts`] over the micro-batches of the optimiser step, so all of them are noised
+/// before the first is scored. One copy from the device fetches every metric.
+///
+/// # Errors
+/// Those of the denoiser, and [`DiffusionError::NotFinite`] with the row whose loss is NaN or infinite.
+pub fn diffusion_loss(
+    denoiser: &dyn Denoiser,
+    batch: &NoisedBatch,
+    objective: &Objective,
+    window: &WindowCounts,
+) -> Result<LossOutput> {
+    let device = batch.clean().ids().device();
+    let (loss, sums) = match (batch.first_real, batch.counts().masked) {
+        (None, _) => (Tensor::zeros([0i64; 0], (Kind::Float, device)), Sums::default()),
+        (Some(position), 0) => {
+            // One token with a coefficient of 0 ties the loss to the denoiser and its head.
+            let position = Tensor::from_slice(&[position]).to_device(device);
+            let target = batch.clean().ids().flatten(0, 1).index_select(0, &position);
+            let scores = score(denoiser, batch, &position, &target, &Tensor::zeros([1], (Kind::Float, device)))?;
+            if !scores.weighted_sum.double_value(&[]).is_finite() {
+                return Err(not_finite(&scores.nll, &position, batch));
+            }
+            (scores.weighted_sum, Sums::default())
+        }
+        (Some(_), _) => {
+            let (positions, targets) = (&batch.masked.positions, &batch.masked.targets);
+            let scores = score(denoiser, batch, positions, targets, &objective.coefficients(batch, window))?;
+            let sums = Sums::of(&scores, batch, &objective.weights(batch))?;
+            (scores.weighted_sum, sums)
+        }
+    };
+    let metrics = match objective.accumulation {
+        Accumulation::Global => sums.metrics(batch, objective, window),
+        Accumulation::MicroBatch if batch.is_padding() => StepMetrics::default(),
+        Accumulation::MicroBatch => sums.metrics(batch, objective, window).of_one_micro_batch(),
+    };
+    Ok(LossOutput { loss, metrics })
+}
+
+fn score(
+    denoiser: &dyn Denoiser,
+    batch: &NoisedBatch,
+    positions: &Tensor,
+    targets: &Tensor,
+    coefficients: &Tensor,
+) -> Result<TargetScores> {
+    let (attention, position_ids) = (batch.attention()?, batch.position_ids());
+    let mut input = DenoiserInput::new(&batch.noised().ids, &attention).at(positions);
+    input.position_ids = position_ids.as_ref();
+    let row_t = (batch.t().size()[1] == 1).then(|| batch.t().squeeze_dim(1));
+    input.t = row_t.as_ref();
+    let hidden = denoiser.hidden_states(&input)?; // [n, hidden]
+    denoiser.head().weighted_nll(&hidden, targets, coefficients)
+}
+
+/// Sums over the masked tokens of a micro-batch.
+#[derive(Debug, Default)]
+struct Sums {
+    loss: f64,
+    nll: f64,
+    correct: f64,
+    p_mask: f64,
+    weight: f64,
+    elbo: f64,
+}
+
+impl Sums {
+    fn of(scores: &TargetScores, batch: &NoisedBatch, weights: &Tensor) -> Result<Self> {
+        let masked = &batch.masked;
+        let elbo = &scores.nll * batch.schedule.elbo_weight_of(&masked.t);
+        let correct = scores.argmax.eq_tensor(&masked.targets);
+        let sums = [&scores.nll, &correct, &masked.p_mask, weights, &elbo].map(|values| values.sum(Kind::Double));
+        let loss = scores.weighted_sum.detach().to_kind(Kind::Double);
+        let [a, b, c, d, e] = &sums;
+        let copied = Vec::<f64>::try_from(Tensor::stack(&[&loss, a, b, c, d, e], 0))?;
+        let [loss, nll, correct, p_mask, weight, elbo] = copied[..] else {
+            unreachable!("six sums were stacked");
+        };
+        if !(loss.is_finite() && nll.is_finite()) {
+            return Err(not_finite(&scores.nll, &masked.positions, batch));
+        }
+        Ok(Self { loss, nll, correct, p_mask, weight, elbo })
+    }
+
+    fn metrics(&self, batch: &NoisedBatch, objective: &Objective, window: &WindowCounts) -> StepMetrics {
+        let counts = batch.counts();
+        let masked = counts.masked;
+        let is_weighted = objective.weight != LossWeight::Uniform;
+        let has_labels = batch.clean().labels().is_some();
+        StepMetrics {
+            micro_batches: 1,
+            num_masked_tokens: masked,
+            loss: Mean::new(self.loss * window.micro_batches.max(1) as f64, 1),
+            accuracy: Mean::new(self.correct, masked),
+            mask_ratio: Mean::new(masked as f64, counts.slots),
+            avg_p_mask: Mean::new(self.p_mask, masked),
+            ce_loss: Mean::new(self.nll, masked),
+            importance_weight_avg: is_weighted.then(|| Mean::new(self.weight, masked)),
+            answer_ratio: has_labels.then(|| Mean::new(batch.targets as f64, counts.slots)),
+            avg_answer_length: has_labels.then(|| Mean::new(batch.targets as f64, counts.units)),
+            nelbo: batch.is_whole_range.then(|| Mean::new(self.elbo, counts.maskable)),
+        }
+    }
+}
+
+/// Finds the row of the first token whose loss is not finite; of the first token when the sum alone is not.
+fn not_finite(nll: &Tensor, positions: &Tensor, batch: &NoisedBatch) -> DiffusionError {
+    let first = nll.isfinite().logical_not().to_kind(Kind::Uint8).argmax(0, false);
+    let position = positions.index_select(0, &first.unsqueeze(0)).int64_value(&[0]);
+    DiffusionError::NotFinite { what: "loss", row: position / batch.clean().shape().1 }
+}
