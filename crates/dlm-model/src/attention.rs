@@ -1,0 +1,118 @@
+//! Multi-head attention by the facts of an `AttentionLayout`, with grouped keys and values.
+
+use crate::{linear::Linear, norm::RmsNorm, rotary::Rotation, state_dict::Tensors};
+use dlm_diffusion::{AttentionLayout, Visibility};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// What all blocks of one forward pass share.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    pub(crate) batch: i64,
+    pub(crate) seq_len: i64,
+    pub(crate) rotation: Rotation,
+    pub(crate) mask: Mask,
+}
+
+/// Who attends to whom, in the form that libtorch's fused kernels take without converting it in every block.
+#[derive(Debug)]
+pub(crate) enum Mask {
+    /// Everybody to everybody.
+    Full,
+    /// Each to itself and to those before, which the kernel knows by itself.
+    Causal,
+    /// 0 where allowed and minus infinity elsewhere, broadcastable to `[batch, heads, seq_len, seq_len]`.
+    Additive(Tensor),
+}
+
+impl Mask {
+    /// The mask of a layout whose segments, if any, are `[batch, seq_len]`.
+    pub(crate) fn new(layout: &AttentionLayout, seq_len: i64, kind: Kind, device: Device) -> Self {
+        let one_segment = layout.segment_ids.as_ref().is_none_or(is_one_segment);
+        match layout.visibility {
+            Visibility::Bidirectional if one_segment => return Self::Full,
+            Visibility::Causal if one_segment => return Self::Causal,
+            _ => {}
+        }
+        layout.dense_mask(seq_len, device).map_or(Self::Full, |allowed| {
+            let zeros = Tensor::zeros(allowed.size(), (kind, device));
+            Self::Additive(zeros.masked_fill(&allowed.logical_not(), f64::NEG_INFINITY))
+        })
+    }
+}
+
+/// Whether every row is one document without padding.
+fn is_one_segment(segment_ids: &Tensor) -> bool {
+    let first = segment_ids.narrow(1, 0, 1.min(segment_ids.size()[1])); // [batch, 1]
+    segment_ids.eq_tensor(&first).logical_and(&segment_ids.gt(0)).all().int64_value(&[]) == 1
+}
+
+/// One block's attention.
+#[derive(Debug)]
+pub(crate) struct Attention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    /// Norms of each query and key head, in the families that have them.
+    norms: Option<[RmsNorm; 2]>,
+    heads: i64,
+    kv_heads: i64,
+    head_dim: i64,
+}
+
+/// How many heads there are and how wide they are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heads {
+    pub(crate) queries: i64,
+    pub(crate) keys: i64,
+    pub(crate) dim: i64,
+}
+
+impl Attention {
+    pub(crate) fn new(
+        tensors: &Tensors<'_>,
+        [query, key, value, output]: [&str; 4],
+        norms: Option<[RmsNorm; 2]>,
+        heads: Heads,
+    ) -> Self {
+        let linear = |name| Linear::new(tensors, name);
+        let Heads { queries: heads, keys: kv_heads, dim: head_dim } = heads;
+        Self {
+            query: linear(query),
+            key: linear(key),
+            value: linear(value),
+            output: linear(output),
+            norms,
+            heads,
+            kv_heads,
+            head_dim,
+        }
+    }
+
+    /// What each token gathers from those it attends to, `[batch * seq_len, hidden]` to the same;
+    /// or only for the tokens at `wanted`, `[n]`, to `[n, hidden]`.
+    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, wanted: Option<&Tensor>) -> Result<Tensor, TchError> {
+        let split = |x: Tensor, heads| x.view([pass.batch, pass.seq_len, heads, self.head_dim]);
+        let mut query = split(self.query.forward(x)?, self.heads);
+        let mut key = split(self.key.forward(x)?, self.kv_heads);
+        let value = split(self.value.forward(x)?, self.kv_heads);
+        if let Some([query_norm, key_norm]) = &self.norms {
+            (query, key) = (query_norm.forward(&query)?, key_norm.forward(&key)?);
+        }
+        let (query, key) = (pass.rotation.apply(&query), pass.rotation.apply(&key));
+        let [query, key, value] = [query, key, value].map(|x| x.transpose(1, 2)); // [batch, heads, seq_len, head_dim]
+        let (mask, is_causal) = match &pass.mask {
+            Mask::Full => (None, false),
+            Mask::Causal => (None, true),
+            Mask::Additive(mask) => (Some(mask), false),
+        };
+        let is_grouped = self.kv_heads < self.heads;
+        let mixed =
+            Tensor::f_scaled_dot_product_attention(&query, &key, &value, mask, 0.0, is_causal, None, is_grouped)?;
+        let mixed = mixed.transpose(1, 2).reshape([pass.batch * pass.seq_len, self.heads * self.head_dim]);
+        match wanted {
+            Some(wanted) => self.output.forward(&mixed.f_index_select(0, wanted)?),
+            None => self.output.forward(&mixed),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! One pre-norm block: attention and MLP, each added to what came in.
+
+use crate::{
+    attention::{Attention, Heads, Pass},
+    config::ModelConfig,
+    mlp::Mlp,
+    norm::RmsNorm,
+    state_dict::Tensors,
+};
+use tch::{TchError, Tensor};
+
+/// A block of the transformer.
+#[derive(Debug)]
+pub(crate) struct Block {
+    attention_norm: RmsNorm,
+    attention: Attention,
+    mlp_norm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl Block {
+    pub(crate) fn new(config: &ModelConfig, tensors: &Tensors<'_>, block: i64) -> Self {
+        let names = config.family.tensors;
+        let full = |part: &str| format!("{}.{block}.{part}", names.blocks);
+        let norm = |part: &str| RmsNorm::new(tensors.weight(&full(part)), config.rms_norm_eps);
+        let projections = [names.query, names.key, names.value, names.output].map(full);
+        let mlp = [names.gate, names.up, names.down].map(full);
+        let heads =
+            Heads { queries: config.num_attention_heads, keys: config.num_key_value_heads, dim: config.head_dim };
+        let head_norms = config.has_qk_norm.then(|| [norm(names.query_norm), norm(names.key_norm)]);
+        Self {
+            attention_norm: norm(names.attention_norm),
+            attention: Attention::new(tensors, projections.each_ref().map(String::as_str), head_norms, heads),
+            mlp_norm: norm(names.mlp_norm),
+            mlp: Mlp::new(tensors, mlp.each_ref().map(String::as_str), config.hidden_act),
+        }
+    }
+
+    /// `[batch * seq_len, hidden]` to the same; or only the tokens at `wanted`, `[n]`, to `[n, hidden]`.
+    ///
+    /// The last block leaves out what nobody wants as soon as attention has mixed the tokens.
+    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, wanted: Option<&Tensor>) -> Result<Tensor, TchError> {
+        let mixed = self.attention.forward(&self.attention_norm.forward(x)?, pass, wanted)?;
+        let x = match wanted {
+            Some(wanted) => x.f_index_select(0, wanted)? + mixed,
+            None => x + mixed,
+        };
+        let added = self.mlp.forward(&self.mlp_norm.forward(&x)?)?;
+        Ok(x + added)
+    }
+}

@@ -1,0 +1,333 @@
+//! `Model`: a checkpoint in its role as a denoiser, and its way from and to folders.
+
+use crate::{
+    checkpoint::Checkpoint,
+    config::ModelConfig,
+    diffusion_info::DiffusionInfo,
+    error::{ModelError, Result},
+    head::LinearHead,
+    init, save,
+    state_dict::{Tensors, parameters},
+    transformer::Transformer,
+};
+use dlm_diffusion::{Denoiser, DenoiserInput, DiffusionError, Head, PackingIsolation, predicting_positions};
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// Where a model lives and in which kind of numbers it computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Where its parameters lie.
+    pub device: Device,
+    /// What they are: `Float`, or `BFloat16` for inference in half the memory.
+    pub kind: Kind,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { device: Device::Cpu, kind: Kind::Float }
+    }
+}
+
+/// A transformer that denoises.
+///
+/// Made for inference: no parameter asks for gradients until [`train`](Self::train) says so. Copies of its parameters, as
+/// [`named_parameters`](Self::named_parameters) gives them, share their memory.
+#[derive(Debug)]
+pub struct Model {
+    config: ModelConfig,
+    parameters: Vec<(String, Tensor)>,
+    transformer: Transformer,
+    head: LinearHead,
+    packing_isolation: PackingIsolation,
+}
+
+impl Model {
+    /// Loads a folder of config.json and safetensors, as Hugging Face has them.
+    ///
+    /// # Errors
+    /// What is wrong with config.json (see [`ModelConfig::from_folder`]) or with the weights: [`ModelError::NoWeights`],
+    /// [`ModelError::PickledWeights`], [`ModelError::Damaged`], [`ModelError::Tensors`], [`ModelError::StoredKind`],
+    /// [`ModelError::UntiedHead`].
+    pub fn load(folder: &Path, options: &LoadOptions) -> Result<Self> {
+        check_kind(options.kind)?;
+        let config = ModelConfig::from_folder(folder)?;
+        let checkpoint = open_checked(folder, &config)?;
+        let read = |name: String| Ok((name.clone(), checkpoint.read(&name, options.kind, options.device)?));
+        let named = parameters(&config).into_iter().map(|parameter| read(parameter.name)).collect::<Result<_>>()?;
+        Ok(Self::assemble(config, named))
+    }
+
+    /// A model from scratch: every number follows from `seed`.
+    ///
+    /// Normal with the standard deviation `initializer_range`, norms at one, biases at zero, like the Llama reference.
+    ///
+    /// # Errors
+    /// [`ModelError::ComputeKind`], or [`ModelError::Torch`] when memory runs out.
+    pub fn from_config(config: ModelConfig, seed: u64, options: &LoadOptions) -> Result<Self> {
+        check_kind(options.kind)?;
+        let named = init::from_scratch(&config, seed, options.kind, options.device)?;
+        Ok(Self::assemble(config, named))
+    }
+
+    /// Makes the modules of parameters that fit `config`; they share them with the list.
+    fn assemble(config: ModelConfig, parameters: Vec<(String, Tensor)>) -> Self {
+        let tensors = Tensors::new(&parameters);
+        let names = config.family.tensors;
+        let head = if config.tie_word_embeddings { names.embedding } else { names.head };
+        Self {
+            transformer: Transformer::new(&config, &tensors),
+            head: LinearHead { weight: tensors.weight(head) },
+            packing_isolation: PackingIsolation::default(),
+            config,
+            parameters,
+        }
+    }
+
+    /// The config, up to date with what was changed since it was read.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// How it was trained to denoise, where its folder says so.
+    #[must_use]
+    pub fn diffusion(&self) -> Option<&DiffusionInfo> {
+        self.config.diffusion.as_ref()
+    }
+
+    /// Says how it is trained to denoise; takes effect at once and is saved with it.
+    ///
+    /// # Errors
+    /// [`ModelError::MaskTokenOutOfRange`] when the mask token has no row in the embedding.
+    pub fn set_diffusion(&mut self, info: DiffusionInfo) -> Result<()> {
+        let (mask_token_id, vocab_size) = (info.mask_token_id, self.vocab_size());
+        if !(0..vocab_size).contains(&mask_token_id) {
+            return Err(ModelError::MaskTokenOutOfRange { mask_token_id, vocab_size });
+        }
+        self.config.diffusion = Some(info);
+        Ok(())
+    }
+
+    /// Id of the mask token, where the folder says it.
+    #[must_use]
+    pub fn mask_token_id(&self) -> Option<i64> {
+        self.diffusion().map(|info| info.mask_token_id).or(self.config.mask_token_id)
+    }
+
+    /// Chooses whether the logits shift stops at document borders ([`PackingIsolation::Document`], the default) or crosses them.
+    ///
+    /// Positions are the caller's part: under [`PackingIsolation::Row`] they run on, which is what happens without `position_ids`.
+    pub fn set_packing_isolation(&mut self, isolation: PackingIsolation) {
+        self.packing_isolation = isolation;
+    }
+
+    /// The parameters under their checkpoint's names, in the order in which transformers registers them; a tied head is not
+    /// among them.
+    pub fn named_parameters(&self) -> &[(String, Tensor)] {
+        &self.parameters
+    }
+
+    /// How many numbers the parameters hold; those of a tied head count once.
+    #[must_use]
+    pub fn parameter_count(&self) -> u64 {
+        self.parameters.iter().map(|(_, tensor)| tensor.numel() as u64).sum()
+    }
+
+    /// Rows of the embedding; ids must be below.
+    #[must_use]
+    pub fn vocab_size(&self) -> i64 {
+        self.transformer.vocab_size()
+    }
+
+    /// The longest document that it reads.
+    #[must_use]
+    pub fn max_seq_len(&self) -> i64 {
+        self.config.max_position_embeddings
+    }
+
+    /// Where its parameters lie.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.head.weight.device()
+    }
+
+    /// What its parameters are.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.head.weight.kind()
+    }
+
+    /// Makes every parameter ask for gradients, or none.
+    pub fn train(&mut self, trainable: bool) {
+        for (_, tensor) in &mut self.parameters {
+            let _ = tensor.requires_grad_(trainable);
+        }
+    }
+
+    /// Whether its parameters ask for gradients.
+    #[must_use]
+    pub fn is_trainable(&self) -> bool {
+        self.parameters.iter().any(|(_, tensor)| tensor.requires_grad())
+    }
+
+    /// Gives the embedding, and a head of its own, rows up to `vocab_size`; they begin at the mean of those there are.
+    ///
+    /// Never shrinks: a smaller `vocab_size` changes nothing. The grown parameters are new tensors, so this comes before an
+    /// optimiser takes them.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`] when memory runs out.
+    pub fn grow_vocabulary(&mut self, vocab_size: i64) -> Result<()> {
+        let added = vocab_size - self.vocab_size();
+        if added <= 0 {
+            return Ok(());
+        }
+        let names = self.config.family.tensors;
+        let grown = [names.embedding, names.head].map(|name| format!("{name}.weight"));
+        let mut named: Vec<_> = self.parameters.iter().map(|(name, t)| (name.clone(), t.shallow_clone())).collect();
+        for (_, tensor) in named.iter_mut().filter(|(name, _)| grown.contains(name)) {
+            let old = tensor.detach();
+            let mean = old.mean_dim([0i64].as_slice(), true, Kind::Float).to_kind(old.kind()); // [1, hidden]
+            let rows = Tensor::f_cat(&[old, mean.expand([added, -1], false)], 0)?;
+            *tensor = rows.set_requires_grad(tensor.requires_grad());
+        }
+        let mut config = self.config.clone();
+        config.vocab_size = vocab_size;
+        let packing_isolation = self.packing_isolation;
+        *self = Self { packing_isolation, ..Self::assemble(config, named) };
+        Ok(())
+    }
+
+    /// Writes a folder that transformers loads: model.safetensors, `companions` (file name and content, such as a tokenizer's),
+    /// and last config.json with a `diffusion` object where there is one; each file whole or absent.
+    ///
+    /// # Errors
+    /// [`ModelError::Write`] with the path that could not be written, or [`ModelError::ComputeKind`] for a `kind` other than
+    /// `Float`, `BFloat16` and `Half`.
+    pub fn save(&self, folder: &Path, kind: Kind, companions: &[(String, Vec<u8>)]) -> Result<()> {
+        if kind != Kind::Half {
+            check_kind(kind)?;
+        }
+        save::save(folder, &self.config, &self.parameters, kind, companions)
+    }
+
+    /// Overwrites the parameters in place by those of a folder, which must have the same names and shapes.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load) that concern weights; nothing is overwritten then.
+    pub fn load_parameters(&mut self, folder: &Path) -> Result<()> {
+        let checkpoint = open_checked(folder, &self.config)?;
+        let (kind, device) = (self.kind(), self.device());
+        let read = |(name, _): &(String, Tensor)| checkpoint.read(name, kind, device);
+        let values = self.parameters.iter().map(read).collect::<Result<Vec<_>>>()?;
+        for ((_, tensor), value) in self.parameters.iter_mut().zip(&values) {
+            tch::no_grad(|| tensor.f_copy_(value))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses inputs that do not fit, before they reach an operator that would say less.
+    fn check(&self, input: &DenoiserInput<'_>) -> dlm_diffusion::Result<(i64, i64)> {
+        let ids = input.ids;
+        let (batch, seq_len) = ids.size2().map_err(|_| DiffusionError::ShapeMismatch {
+            name: "ids",
+            found: ids.size(),
+            expected: "[batch, seq_len]".to_owned(),
+        })?;
+        let alike = [
+            ("ids", Some(ids)),
+            ("position_ids", input.position_ids),
+            ("segment_ids", input.attention.segment_ids.as_ref()),
+        ];
+        for (name, tensor) in alike.into_iter().filter_map(|(name, tensor)| Some((name, tensor?))) {
+            if tensor.size() != [batch, seq_len] {
+                let expected = format!("[{batch}, {seq_len}]");
+                return Err(DiffusionError::ShapeMismatch { name, found: tensor.size(), expected });
+            }
+            if tensor.kind() != Kind::Int64 {
+                return Err(DiffusionError::KindMismatch { name, found: tensor.kind(), expected: "Int64" });
+            }
+        }
+        if ids.numel() == 0 {
+            return Ok((batch, seq_len));
+        }
+        let max_seq_len = self.max_seq_len();
+        match input.position_ids {
+            None if seq_len > max_seq_len => {
+                return Err(DiffusionError::denoiser(ModelError::SequenceTooLong { seq_len, max_seq_len }));
+            }
+            Some(positions) => {
+                if let Some(index) = first_outside(positions, max_seq_len) {
+                    let position = positions.flatten(0, 1).int64_value(&[index]);
+                    return Err(DiffusionError::denoiser(ModelError::PositionOutOfRange { position, max_seq_len }));
+                }
+            }
+            None => {}
+        }
+        let vocab_size = self.vocab_size();
+        first_outside(ids, vocab_size).map_or(Ok((batch, seq_len)), |index| {
+            let (row, position) = (index / seq_len, index % seq_len);
+            let id = ids.int64_value(&[row, position]);
+            Err(DiffusionError::IdBeyondVocabulary { id, row, position, vocab_size })
+        })
+    }
+}
+
+impl Denoiser for Model {
+    fn hidden_states(&self, input: &DenoiserInput<'_>) -> dlm_diffusion::Result<Tensor> {
+        let (batch, seq_len) = self.check(input)?;
+        let device = self.device();
+        let ids = input.ids.to_device(device);
+        let positions = match input.position_ids {
+            Some(positions) => positions.to_device(device),
+            None => Tensor::arange(seq_len, (Kind::Int64, device)).unsqueeze(0),
+        };
+        let wanted = input.wanted.map(|wanted| wanted.to_device(device));
+        let wanted = if self.config.logits_shift() {
+            let wanted = wanted.unwrap_or_else(|| Tensor::arange(batch * seq_len, (Kind::Int64, device)));
+            let segment_ids = input.attention.segment_ids.as_ref().map(|ids| ids.to_device(device));
+            Some(predicting_positions(&wanted, seq_len, segment_ids.as_ref(), self.packing_isolation)?)
+        } else {
+            wanted
+        };
+        Ok(self.transformer.forward(&ids, &positions, input.attention, wanted.as_ref())?)
+    }
+
+    fn head(&self) -> &dyn Head {
+        &self.head
+    }
+}
+
+fn check_kind(kind: Kind) -> Result<()> {
+    match kind {
+        Kind::Float | Kind::BFloat16 => Ok(()),
+        found => Err(ModelError::ComputeKind { found }),
+    }
+}
+
+/// Opens a folder's weights and compares them with what `config` asks for.
+fn open_checked(folder: &Path, config: &ModelConfig) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(folder)?;
+    let names = config.family.tensors;
+    let [head, embedding] = [names.head, names.embedding].map(|name| format!("{name}.weight"));
+    let tied = config.tie_word_embeddings.then_some(head.as_str());
+    checkpoint.check(&parameters(config), tied)?;
+    if tied.is_some_and(|head| checkpoint.contains(head)) {
+        let [a, b] = [&head, &embedding].map(|name| checkpoint.read(name, Kind::Float, Device::Cpu));
+        if a? != b? {
+            return Err(ModelError::UntiedHead { folder: folder.to_owned(), head, embedding });
+        }
+    }
+    Ok(checkpoint)
+}
+
+/// The first flat index at which `numbers`, `[batch, seq_len]` and not empty, lie outside `0..end`.
+fn first_outside(numbers: &Tensor, end: i64) -> Option<i64> {
+    let (smallest, largest) = numbers.aminmax(None, false);
+    if smallest.int64_value(&[]) >= 0 && largest.int64_value(&[]) < end {
+        return None;
+    }
+    let outside = numbers.lt(0).logical_or(&numbers.ge(end)).flatten(0, 1);
+    Some(outside.to_kind(Kind::Int8).argmax(0, false).int64_value(&[]))
+}

@@ -1,0 +1,136 @@
+//! Which tensors a model has: their names in its checkpoints, family by family, their shapes and how they begin.
+
+use crate::config::ModelConfig;
+use std::collections::HashMap;
+use tch::Tensor;
+
+/// What a family calls its tensors; `.weight` and `.bias` are appended.
+#[derive(Debug)]
+pub(crate) struct TensorNames {
+    pub(crate) embedding: &'static str,
+    /// Stands before the block's number and the names below.
+    pub(crate) blocks: &'static str,
+    pub(crate) query: &'static str,
+    pub(crate) key: &'static str,
+    pub(crate) value: &'static str,
+    pub(crate) output: &'static str,
+    pub(crate) query_norm: &'static str,
+    pub(crate) key_norm: &'static str,
+    pub(crate) gate: &'static str,
+    pub(crate) up: &'static str,
+    pub(crate) down: &'static str,
+    pub(crate) attention_norm: &'static str,
+    pub(crate) mlp_norm: &'static str,
+    pub(crate) final_norm: &'static str,
+    pub(crate) head: &'static str,
+}
+
+/// The names that most families of transformers share.
+pub(crate) const HUGGING_FACE: TensorNames = TensorNames {
+    embedding: "model.embed_tokens",
+    blocks: "model.layers",
+    query: "self_attn.q_proj",
+    key: "self_attn.k_proj",
+    value: "self_attn.v_proj",
+    output: "self_attn.o_proj",
+    query_norm: "self_attn.q_norm",
+    key_norm: "self_attn.k_norm",
+    gate: "mlp.gate_proj",
+    up: "mlp.up_proj",
+    down: "mlp.down_proj",
+    attention_norm: "input_layernorm",
+    mlp_norm: "post_attention_layernorm",
+    final_norm: "model.norm",
+    head: "lm_head",
+};
+
+/// How a parameter begins in a model from scratch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Init {
+    /// Normal with the standard deviation `initializer_range`.
+    Normal,
+    /// All ones.
+    Ones,
+    /// All zeros.
+    Zeros,
+}
+
+/// One parameter of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Parameter {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<i64>,
+    pub(crate) init: Init,
+}
+
+/// The parameters that `config` asks for, in the order in which transformers registers them; a tied head is none of them.
+pub(crate) fn parameters(config: &ModelConfig) -> Vec<Parameter> {
+    let names = config.family.tensors;
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let queries = config.num_attention_heads * config.head_dim;
+    let keys = config.num_key_value_heads * config.head_dim;
+    let (qkv, output, mlp) = (config.has_qkv_bias, config.has_output_bias, config.has_mlp_bias);
+
+    let mut list = List(Vec::new());
+    list.weight(names.embedding, &[config.vocab_size, hidden], Init::Normal);
+    for block in 0..config.num_hidden_layers {
+        let name = |part: &str| format!("{}.{block}.{part}", names.blocks);
+        list.linear(&name(names.query), queries, hidden, qkv);
+        list.linear(&name(names.key), keys, hidden, qkv);
+        list.linear(&name(names.value), keys, hidden, qkv);
+        list.linear(&name(names.output), hidden, queries, output);
+        if config.has_qk_norm {
+            list.weight(&name(names.query_norm), &[config.head_dim], Init::Ones);
+            list.weight(&name(names.key_norm), &[config.head_dim], Init::Ones);
+        }
+        list.linear(&name(names.gate), inner, hidden, mlp);
+        list.linear(&name(names.up), inner, hidden, mlp);
+        list.linear(&name(names.down), hidden, inner, mlp);
+        list.weight(&name(names.attention_norm), &[hidden], Init::Ones);
+        list.weight(&name(names.mlp_norm), &[hidden], Init::Ones);
+    }
+    list.weight(names.final_norm, &[hidden], Init::Ones);
+    if !config.tie_word_embeddings {
+        list.weight(names.head, &[config.vocab_size, hidden], Init::Normal);
+    }
+    list.0
+}
+
+struct List(Vec<Parameter>);
+
+impl List {
+    fn weight(&mut self, name: &str, shape: &[i64], init: Init) {
+        self.0.push(Parameter { name: format!("{name}.weight"), shape: shape.to_vec(), init });
+    }
+
+    fn linear(&mut self, name: &str, out: i64, inner: i64, has_bias: bool) {
+        self.weight(name, &[out, inner], Init::Normal);
+        if has_bias {
+            self.0.push(Parameter { name: format!("{name}.bias"), shape: vec![out], init: Init::Zeros });
+        }
+    }
+}
+
+/// The tensors that modules are made of, by name; modules share them with the model's list of parameters.
+#[derive(Debug)]
+pub(crate) struct Tensors<'a>(HashMap<&'a str, &'a Tensor>);
+
+impl<'a> Tensors<'a> {
+    pub(crate) fn new(named: &'a [(String, Tensor)]) -> Self {
+        Self(named.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect())
+    }
+
+    /// A weight that [`parameters`] names.
+    pub(crate) fn weight(&self, name: &str) -> Tensor {
+        self.find(name, "weight").expect("modules ask only for what `parameters` lists")
+    }
+
+    /// A bias, where the model has it.
+    pub(crate) fn bias(&self, name: &str) -> Option<Tensor> {
+        self.find(name, "bias")
+    }
+
+    fn find(&self, name: &str, part: &str) -> Option<Tensor> {
+        self.0.get(format!("{name}.{part}").as_str()).map(|tensor| tensor.shallow_clone())
+    }
+}

@@ -1,0 +1,190 @@
+//! What config.json may say, in both generations of its keys, and what is refused.
+
+mod common;
+
+use common::{config_json, config_with};
+use dlm_model::{DiffusionInfo, FAMILIES, ModelConfig, ModelError, PRESETS, RotaryScaling};
+use serde_json::{Value, json};
+use std::path::Path;
+use tch::Kind;
+
+fn refused(changes: &[(&str, Value)]) -> String {
+    config_with(changes).unwrap_err().to_string()
+}
+
+#[test]
+fn absent_keys_mean_what_they_mean_in_transformers() {
+    let mut object = config_json();
+    for key in ["num_key_value_heads", "max_position_embeddings", "initializer_range", "rms_norm_eps", "rope_theta"] {
+        object.remove(key);
+    }
+    object.remove("tie_word_embeddings");
+    let config = ModelConfig::from_json(object, Path::new("config.json")).unwrap();
+    assert_eq!((config.num_key_value_heads, config.head_dim), (4, 8));
+    assert_eq!((config.max_position_embeddings, config.initializer_range, config.rms_norm_eps), (2048, 0.02, 1e-6));
+    assert_eq!((config.rotary.theta, config.rotary.scaling), (10_000.0, RotaryScaling::Default));
+    assert!(!config.tie_word_embeddings && !config.has_qkv_bias && !config.has_mlp_bias);
+    assert_eq!((config.stored_kind, config.pad_token_id, config.diffusion), (None, None, None));
+}
+
+#[test]
+fn both_generations_of_rotary_keys_say_the_same() {
+    let llama3 = json!({ "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32 });
+    let with = |extra: Value| {
+        let mut object = llama3.clone();
+        object.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        object
+    };
+    let old =
+        config_with(&[("rope_theta", json!(5e5)), ("rope_scaling", with(json!({ "rope_type": "llama3" })))]).unwrap();
+    let older =
+        config_with(&[("rope_theta", json!(500_000)), ("rope_scaling", with(json!({ "type": "llama3" })))]).unwrap();
+    let parameters = with(json!({ "rope_type": "llama3", "rope_theta": 5e5 }));
+    let new = config_with(&[("rope_theta", Value::Null), ("rope_parameters", parameters)]).unwrap();
+    let scaling = RotaryScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_len: 32 };
+    for config in [old, older, new] {
+        assert_eq!((config.rotary.theta, config.rotary.scaling), (5e5, scaling));
+    }
+    let linear = config_with(&[("rope_scaling", json!({ "type": "linear", "factor": 2.0 }))]).unwrap();
+    assert_eq!(linear.rotary.scaling, RotaryScaling::Linear { factor: 2.0 });
+}
+
+#[test]
+fn a_rotary_type_that_is_not_computed_is_refused_with_those_that_are() {
+    let message = refused(&[("rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 }))]);
+    assert_eq!(
+        message,
+        "`rope_scaling.rope_type` is \"yarn\" in `config.json`, but must be `default`, `linear` or `llama3`"
+    );
+    let message =
+        refused(&[("rope_scaling", json!({ "rope_type": "linear", "factor": 2.0, "attention_factor": 1.5 }))]);
+    assert!(message.contains("`rope_scaling.attention_factor`"), "{message}");
+    let message = refused(&[("rope_scaling", json!({ "rope_type": "llama3", "factor": 2.0 }))]);
+    assert_eq!(message, "`config.json` has no `rope_scaling.low_freq_factor`");
+    let both = [("rope_scaling", json!({ "type": "default" })), ("rope_parameters", json!({ "rope_type": "default" }))];
+    assert!(refused(&both).contains("absent beside `rope_parameters`"));
+    let clash = [("rope_theta", json!(1e4)), ("rope_parameters", json!({ "rope_theta": 1e6 }))];
+    assert!(refused(&clash).contains("`rope_parameters.rope_theta` is 1000000.0"));
+}
+
+#[test]
+fn values_that_ask_for_another_computation_are_refused_by_name() {
+    let cases = [
+        ("attention_dropout", json!(0.1), "0.0 or absent"),
+        ("hidden_act", json!("quick_gelu"), "`silu`"),
+        ("quantization_config", json!({ "bits": 4 }), "absent"),
+        ("rope_interleaved", json!(true), "false or absent"),
+        ("head_dim", json!(7), "even"),
+        ("num_key_value_heads", json!(3), "a divisor of `num_attention_heads`, which is 4"),
+        ("num_attention_heads", json!(6), "a multiple"),
+        ("vocab_size", json!(0), "an integer from 1"),
+        ("vocab_size", json!("50"), "an integer from 1"),
+        ("hidden_size", json!(1u64 << 60), "an integer from 1"),
+        ("num_hidden_layers", json!(1 << 30), "an integer from 1"),
+        ("rms_norm_eps", json!(-1.0), "at least 0"),
+        ("pad_token_id", json!(50), "an integer from -1 to 49"),
+        ("torch_dtype", json!("int8"), "`float32`, `bfloat16` or `float16`"),
+        ("tie_word_embeddings", json!("yes"), "true or false"),
+        ("sliding_window", json!(16), "at least `max_position_embeddings`, which is 64"),
+        ("layer_types", json!(["full_attention", "sliding_attention"]), "`full_attention`"),
+        ("rope_theta", json!(-1.0), "above 0"),
+        ("eos_token_id", json!("</s>"), "an integer or a list of integers"),
+    ];
+    for (key, value, accepted) in cases {
+        let error = config_with(&[(key, value.clone())]).unwrap_err();
+        let message = error.to_string();
+        let blamed = if message.starts_with("`hidden_size`") { "hidden_size" } else { key };
+        assert!(
+            message.starts_with(&format!("`{blamed}` is ")) && message.contains(accepted),
+            "{key} {value}: {message}"
+        );
+    }
+}
+
+#[test]
+fn an_unknown_key_is_refused_and_a_harmless_one_is_written_back() {
+    let error = config_with(&[("logit_softcap", json!(30.0))]).unwrap_err();
+    assert!(matches!(&error, ModelError::UnknownKey { key, family: "llama", .. } if key == "logit_softcap"));
+    assert!(error.help().unwrap().contains("`logit_softcap`"));
+
+    let harmless = [
+        ("transformers_version", json!("4.46.3")),
+        ("use_cache", json!(true)),
+        ("bos_token_id", json!(1)),
+        ("eos_token_id", json!([2, 3])),
+        ("pad_token_id", json!(-1)),
+        ("attention_dropout", json!(0)),
+        ("hidden_act", json!("silu")),
+    ];
+    let config = config_with(&harmless).unwrap();
+    assert_eq!((config.eos_token_ids.clone(), config.pad_token_id), (vec![2, 3], None));
+    let mut expected = config_json();
+    expected.extend(harmless.map(|(key, value)| (key.to_owned(), value)));
+    let (found, expected) = (Value::Object(config.to_json()), Value::Object(expected));
+    assert_eq!(found.to_string(), expected.to_string()); // the order of keys too
+}
+
+#[test]
+fn an_unknown_family_is_refused_with_those_that_are_known() {
+    let names = |architecture: Value, model_type: Value| {
+        config_with(&[("architectures", architecture), ("model_type", model_type)])
+    };
+    for (architecture, model_type) in [
+        (json!(["GPT2LMHeadModel"]), json!("gpt2")),
+        (json!(["LlamaForSequenceClassification"]), json!("llama")),
+        (json!(["LlamaForCausalLM"]), json!("a2d-llama")),
+        (Value::Null, Value::Null),
+    ] {
+        let error = names(architecture.clone(), model_type).unwrap_err();
+        assert!(matches!(error, ModelError::UnknownFamily { .. }));
+        assert!(FAMILIES.iter().all(|family| error.to_string().contains(family.architecture)), "{error}");
+    }
+    for family in FAMILIES.iter().filter(|family| family.name.ends_with("llama")) {
+        let by_architecture = names(json!([family.architecture]), Value::Null).unwrap();
+        let by_type = names(Value::Null, json!(family.model_type)).unwrap();
+        assert_eq!((by_architecture.family.name, by_type.family.name), (family.name, family.name));
+        assert_eq!(by_type.logits_shift(), family.name == "llama");
+    }
+}
+
+#[test]
+fn diffusion_says_what_the_family_leaves_open() {
+    let with = |value: Value| config_with(&[("diffusion", value)]);
+    let config = with(json!({ "mask_token_id": 49 })).unwrap();
+    assert_eq!(config.diffusion, Some(DiffusionInfo::new(49, true)));
+    let config =
+        with(json!({ "mask_token_id": 49, "logits_shift": false, "noise_schedule": "cosine", "never_mask": [] }));
+    let info = config.unwrap().diffusion.unwrap();
+    assert_eq!((info.logits_shift, info.noise_schedule.as_str(), info.never_mask.len()), (false, "cosine", 0));
+    assert!(with(json!({ "mask_token_id": 50 })).unwrap_err().to_string().contains("50 rows"));
+    assert!(with(json!({ "mask_token_id": 4, "logit_shift": true })).unwrap_err().to_string().contains("logit_shift"));
+    assert!(with(json!(4)).unwrap_err().to_string().contains("`diffusion` is 4"));
+}
+
+#[test]
+fn the_stored_kind_is_updated_under_the_key_that_the_file_has() {
+    let stored = |key: &str| {
+        let mut config = config_with(&[(key, json!("float32"))]).unwrap();
+        assert_eq!(config.stored_kind, Some(Kind::Float));
+        config.stored_kind = Some(Kind::BFloat16);
+        config.to_json()
+    };
+    assert_eq!(stored("dtype")["dtype"], "bfloat16");
+    assert!(!stored("dtype").contains_key("torch_dtype"));
+    assert_eq!(stored("torch_dtype")["torch_dtype"], "bfloat16");
+}
+
+#[test]
+fn every_preset_has_the_parameters_that_its_table_says() {
+    let millions = PRESETS.iter().map(|preset| {
+        let config = ModelConfig::preset(preset.name, 1000).unwrap();
+        let (hidden, inner, blocks) = (config.hidden_size, config.intermediate_size, config.num_hidden_layers);
+        let block = 4 * hidden * hidden + 3 * hidden * inner + 2 * hidden;
+        (preset.name, (blocks * block + hidden) as f64 / 1e6)
+    });
+    let millions: Vec<_> = millions.map(|(name, millions)| (name, (millions * 10.0).round() / 10.0)).collect();
+    assert_eq!(millions, [("tiny", 2.7), ("small", 14.2), ("base", 85.0), ("large", 308.3)]);
+    let error = ModelConfig::preset("huge", 1000).unwrap_err();
+    assert_eq!(error.to_string(), "`huge` is no preset, but `tiny`, `small`, `base` and `large` are");
+    assert!(ModelConfig::preset("tiny", 0).is_err());
+}

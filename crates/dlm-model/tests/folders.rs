@@ -1,0 +1,292 @@
+//! Model folders: written, read back, and every way in which one can be broken.
+
+mod common;
+
+use common::{Folder, assert_same_parameters, config_with, model_with, write_tensors};
+use dlm_model::{DiffusionInfo, LoadOptions, Model, ModelConfig, ModelError};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, fs, path::Path};
+use tch::{Device, Kind, Tensor};
+
+const TIED: (&str, Value) = ("tie_word_embeddings", Value::Bool(true));
+
+#[test]
+fn a_saved_model_loads_bit_for_bit_with_its_keys_and_companions() {
+    for changes in [vec![], vec![TIED], vec![("attention_bias", json!(true)), ("mlp_bias", json!(true))]] {
+        let mut model = model_with(&changes);
+        model.set_diffusion(DiffusionInfo::new(49, false)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        model.save(folder.path(), Kind::Float, &[("tokenizer.json".to_owned(), b"{}".to_vec())]).unwrap();
+        assert_eq!(fs::read(folder.path().join("tokenizer.json")).unwrap(), b"{}");
+        assert_eq!(dlm_golden::metadata(&folder.path().join("model.safetensors"))["format"], "pt");
+
+        let loaded = Model::load(folder.path(), &LoadOptions::default()).unwrap();
+        assert_same_parameters(&loaded, &model);
+        assert_eq!(loaded.diffusion(), model.diffusion());
+        let mut expected = model.config().to_json();
+        expected.insert("torch_dtype".to_owned(), json!("float32"));
+        assert_eq!(loaded.config().to_json(), expected);
+    }
+}
+
+#[test]
+fn a_tied_head_is_not_stored_and_may_be_present_only_if_equal() {
+    let folder = Folder::with(&[TIED]);
+    assert!(!dlm_golden::tensors(&folder.weights()).contains_key("lm_head.weight"));
+    folder.edit_weights(|tensors| {
+        let copy = tensors["model.embed_tokens.weight"].copy();
+        tensors.insert("lm_head.weight".to_owned(), copy);
+    });
+    folder.load().unwrap();
+    folder.edit_weights(|tensors| {
+        let _ = tensors.get_mut("lm_head.weight").unwrap().get(3).f_add_scalar_(1.0).unwrap();
+    });
+    let error = folder.load().unwrap_err();
+    assert!(matches!(error, ModelError::UntiedHead { .. }), "{error}");
+    assert!(error.help().unwrap().contains("tie_word_embeddings"));
+}
+
+#[test]
+fn half_precision_is_converted_while_loading_and_saving() {
+    let folder = Folder::with(&[]);
+    let exact = folder.load().unwrap();
+    for kind in [Kind::BFloat16, Kind::Half] {
+        let stored = tempfile::tempdir().unwrap();
+        exact.save(stored.path(), kind, &[]).unwrap();
+        assert_eq!(ModelConfig::from_folder(stored.path()).unwrap().stored_kind, Some(kind));
+        let loaded = Model::load(stored.path(), &LoadOptions::default()).unwrap();
+        for ((name, found), (_, expected)) in loaded.named_parameters().iter().zip(exact.named_parameters()) {
+            assert_eq!(found, &expected.to_kind(kind).to_kind(Kind::Float), "{name}");
+        }
+        let options = LoadOptions { kind: Kind::BFloat16, device: Device::Cpu };
+        assert_eq!(Model::load(stored.path(), &options).unwrap().kind(), Kind::BFloat16);
+    }
+    let options = LoadOptions { kind: Kind::Int64, device: Device::Cpu };
+    assert!(matches!(Model::load(folder.path(), &options), Err(ModelError::ComputeKind { found: Kind::Int64 })));
+    assert!(matches!(exact.save(folder.path(), Kind::Double, &[]), Err(ModelError::ComputeKind { .. })));
+}
+
+#[test]
+fn a_model_in_shards_is_the_model_in_one_file() {
+    let folder = Folder::with(&[]);
+    let whole = folder.load().unwrap();
+    let tensors = dlm_golden::tensors(&folder.weights());
+    fs::remove_file(folder.weights()).unwrap();
+    let mut weight_map = serde_json::Map::new();
+    let mut shards = [BTreeMap::new(), BTreeMap::new()];
+    for (i, (name, tensor)) in tensors.into_iter().enumerate() {
+        weight_map.insert(name.clone(), json!(format!("model-{}.safetensors", i % 2)));
+        shards[i % 2].insert(name, tensor);
+    }
+    let index = folder.path().join("model.safetensors.index.json");
+    let write_index =
+        |map: &serde_json::Map<_, _>| fs::write(&index, json!({ "weight_map": map }).to_string()).unwrap();
+    for (i, shard) in shards.iter().enumerate() {
+        write_tensors(&folder.path().join(format!("model-{i}.safetensors")), shard);
+    }
+    write_index(&weight_map);
+    assert_same_parameters(&folder.load().unwrap(), &whole);
+
+    // What the index promises must be there.
+    let mut promising = weight_map.clone();
+    promising.insert("model.extra.weight".to_owned(), json!("model-0.safetensors"));
+    write_index(&promising);
+    assert!(folder.load().unwrap_err().to_string().contains("1 unexpected: `model.extra.weight`"));
+    // A path could name any file of the machine.
+    promising.insert("model.extra.weight".to_owned(), json!("../elsewhere.safetensors"));
+    write_index(&promising);
+    assert!(folder.load().unwrap_err().to_string().contains("the name of a file beside it"));
+    write_index(&weight_map);
+    fs::remove_file(folder.path().join("model-1.safetensors")).unwrap();
+    let error = folder.load().unwrap_err();
+    assert!(matches!(&error, ModelError::Read { path, .. } if path.ends_with("model-1.safetensors")), "{error}");
+    fs::write(&index, "{").unwrap();
+    assert!(folder.load().unwrap_err().to_string().contains("line 1"));
+}
+
+#[test]
+fn missing_unexpected_and_misshapen_tensors_are_named() {
+    let folder = Folder::with(&[]);
+    folder.edit_weights(|tensors| {
+        tensors.remove("model.layers.1.mlp.up_proj.weight");
+        tensors.insert("score.weight".to_owned(), Tensor::zeros([2, 2], (Kind::Float, Device::Cpu)));
+        tensors.insert("model.norm.weight".to_owned(), Tensor::ones([31], (Kind::Float, Device::Cpu)));
+        let buffer = Tensor::ones([4], (Kind::Float, Device::Cpu));
+        tensors.insert("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), buffer); // is ignored
+    });
+    let message = folder.load().unwrap_err().to_string();
+    let expected = "1 missing: `model.layers.1.mlp.up_proj.weight`; 1 unexpected: `score.weight`; \
+                    1 misshapen: `model.norm.weight` is [31] instead of [32]";
+    assert!(message.ends_with(expected), "{message}");
+}
+
+#[test]
+fn a_vocabulary_other_than_the_config_says_is_refused_with_both_sizes() {
+    let folder = Folder::with(&[TIED]);
+    folder.edit_config(&[("vocab_size", json!(51))]);
+    let error = folder.load().unwrap_err();
+    assert!(error.to_string().contains("`model.embed_tokens.weight` is [50, 32] instead of [51, 32]"), "{error}");
+    assert!(error.help().is_some());
+}
+
+#[test]
+fn tensors_of_a_kind_that_weights_do_not_have_are_refused() {
+    let folder = Folder::with(&[]);
+    folder.edit_weights(|tensors| {
+        let integers = Tensor::ones([32], (Kind::Int64, Device::Cpu));
+        tensors.insert("model.norm.weight".to_owned(), integers);
+    });
+    let message = folder.load().unwrap_err().to_string();
+    assert!(message.contains("`model.norm.weight`") && message.contains("I64"), "{message}");
+}
+
+#[test]
+fn folders_without_readable_weights_or_config_say_so() {
+    let folder = Folder::with(&[]);
+    fs::remove_file(folder.weights()).unwrap();
+    assert!(matches!(folder.load(), Err(ModelError::NoWeights { .. })));
+    fs::write(folder.path().join("pytorch_model.bin"), b"pickled").unwrap();
+    let error = folder.load().unwrap_err();
+    assert!(matches!(&error, ModelError::PickledWeights { file, .. } if file == "pytorch_model.bin"));
+    assert!(error.help().unwrap().contains("save_pretrained"));
+
+    fs::write(folder.path().join("config.json"), "{\n \"vocab_size\": 50,,\n}").unwrap();
+    assert!(folder.load().unwrap_err().to_string().contains("line 2"));
+    fs::remove_file(folder.path().join("config.json")).unwrap();
+    let error = folder.load().unwrap_err();
+    assert!(error.to_string().contains("config.json") && error.help().is_some());
+}
+
+#[test]
+fn a_file_cut_anywhere_is_refused() {
+    let folder = Folder::with(&[]);
+    let whole = fs::read(folder.weights()).unwrap();
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    for len in [0, 7, 8, header / 2, header, header + 4, whole.len() - 1] {
+        fs::write(folder.weights(), &whole[..len]).unwrap();
+        let error = folder.load().unwrap_err();
+        assert!(matches!(error, ModelError::Damaged { .. } | ModelError::Read { .. }), "{len}: {error}");
+    }
+    fs::write(folder.weights(), [&whole[..], &[0; 4]].concat()).unwrap();
+    assert!(matches!(folder.load(), Err(ModelError::Damaged { .. })));
+}
+
+#[test]
+fn a_header_that_lies_about_lengths_is_refused() {
+    let folder = Folder::with(&[]);
+    let write = |len: u64, header: &str| {
+        fs::write(folder.weights(), [&len.to_le_bytes()[..], header.as_bytes()].concat()).unwrap();
+        folder.load().unwrap_err()
+    };
+    let entry = |shape: &str, end: u64| {
+        format!(r#"{{"model.norm.weight":{{"dtype":"U8","shape":{shape},"data_offsets":[0,{end}]}}}}"#)
+    };
+    let huge = u64::MAX - 7;
+    for header in [
+        "{}".to_owned(),
+        "[]".to_owned(),
+        "{\"a\":".repeat(500),
+        entry("[4]", 4),
+        entry("[5]", 4),
+        entry(&format!("[{huge}]"), huge),
+        entry("[4294967296,4294967296,4294967296]", 0),
+        entry("[]", 0),
+    ] {
+        write(header.len() as u64, &header);
+    }
+    for len in [u64::MAX, 1 << 40, u64::MAX - 8] {
+        assert!(matches!(write(len, "{}"), ModelError::Damaged { .. }));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn no_changed_byte_of_a_header_causes_a_panic(place: prop::sample::Index, byte: u8) {
+        thread_local! {
+            static WHOLE: (Folder, Vec<u8>) = {
+                let folder = Folder::with(&[("num_hidden_layers", json!(1))]);
+                let bytes = fs::read(folder.weights()).unwrap();
+                (folder, bytes)
+            };
+        }
+        WHOLE.with(|(folder, whole)| {
+            let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+            let mut bytes = whole.clone();
+            bytes[place.index(header)] = byte;
+            let path = folder.path().join("changed.safetensors");
+            fs::write(&path, bytes).unwrap();
+            fs::rename(path, folder.weights()).unwrap();
+            let _ = folder.load();
+        });
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_an_error_with_its_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, b"").unwrap();
+    let error = model_with(&[]).save(&file.join("model"), Kind::Float, &[]).unwrap_err();
+    assert!(matches!(error, ModelError::Write(_)) && error.to_string().contains("file"), "{error}");
+}
+
+#[test]
+fn parameters_come_back_in_place_from_a_folder_of_the_same_shapes() {
+    let saved = Folder::with(&[]);
+    let expected = saved.load().unwrap();
+    let mut model = Model::from_config(config_with(&[]).unwrap(), 8, &LoadOptions::default()).unwrap();
+    model.train(true);
+    let shared = model.named_parameters()[0].1.shallow_clone();
+    model.load_parameters(saved.path()).unwrap();
+    assert_same_parameters(&model, &expected);
+    assert_eq!(shared, expected.named_parameters()[0].1);
+    assert!(model.is_trainable());
+    let other = Folder::with(&[("intermediate_size", json!(64))]);
+    assert!(matches!(model.load_parameters(other.path()), Err(ModelError::Tensors { .. })));
+    assert_same_parameters(&model, &expected);
+}
+
+#[test]
+fn parameters_have_the_names_and_the_order_of_transformers() {
+    let names = |changes| -> Vec<String> {
+        let model = model_with(changes);
+        model.named_parameters().iter().map(|(name, _)| name.clone()).collect()
+    };
+    let block = |i: usize| {
+        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj"]
+            .into_iter()
+            .chain(["mlp.down_proj", "input_layernorm", "post_attention_layernorm"])
+            .map(move |part| format!("model.layers.{i}.{part}.weight"))
+    };
+    let mut expected = vec!["model.embed_tokens.weight".to_owned()];
+    expected.extend((0..2).flat_map(block));
+    expected.push("model.norm.weight".to_owned());
+    assert_eq!(names(&[TIED]), expected);
+    expected.push("lm_head.weight".to_owned());
+    assert_eq!(names(&[]), expected);
+    assert!(names(&[("mlp_bias", json!(true))]).contains(&"model.layers.1.mlp.down_proj.bias".to_owned()));
+}
+
+#[test]
+fn golden_folders_are_saved_with_every_key_they_came_with() {
+    let models = fs::read_dir(dlm_golden::folder().join("models")).unwrap().map(|entry| entry.unwrap().path());
+    let mut saved = 0;
+    for path in models.filter(|path| path.join("config.json").exists()) {
+        let model = match Model::load(&path, &LoadOptions::default()) {
+            Err(ModelError::UnknownFamily { .. }) => continue,
+            other => other.unwrap(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        model.save(folder.path(), model.config().stored_kind.unwrap_or(Kind::Float), &[]).unwrap();
+        assert_same_json(&path.join("config.json"), &folder.path().join("config.json"));
+        assert_same_parameters(&Model::load(folder.path(), &LoadOptions::default()).unwrap(), &model);
+        saved += 1;
+    }
+    assert!(saved > 0);
+}
+
+fn assert_same_json(found: &Path, expected: &Path) {
+    assert_eq!(dlm_golden::json(found), dlm_golden::json(expected));
+}
