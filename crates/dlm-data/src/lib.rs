@@ -1,0 +1,93 @@
+//! From files to batches of token ids.
+//!
+//! A [`Pipeline`] says where rows come from, what happens to them and where they go. It is built in Rust, read from TOML or
+//! changed by overrides; it lowers to one DataFusion plan, which [`Pipeline::explain`] shows and [`Pipeline::prepare`] runs.
+//! What comes out is a folder of Parquet shards with a [`Manifest`]: rows of equal length in which documents stand side by
+//! side, kept apart by segment. A [`Reader`] hands them out in windows of one optimiser step, shuffled anew in every epoch and
+//! resumable at any [`Cursor`]. This crate never sees a tensor.
+//!
+//! ```
+//! # use std::fs;
+//! use dlm_data::{Cursor, Pack, Pipeline, PrepareOptions, PreparedData, Reader, ReaderConfig, Split, Tokenize};
+//! # let folder = std::env::temp_dir().join(format!("dlm-data-doc-{}", std::process::id()));
+//! # fs::create_dir_all(&folder)?;
+//! # let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/models/llama");
+//!
+//! // Three documents, one of them twice.
+//! let lines = ["The tide comes in.", "The tide goes out.", "The tide comes in.", "Gulls wait."];
+//! let lines: Vec<String> = lines.iter().map(|text| format!("{{\"text\": \"{text}\"}}")).collect();
+//! fs::write(folder.join("tides.jsonl"), lines.join("\n"))?;
+//!
+//! let report = Pipeline::new()
+//!     .relative_to(&folder)
+//!     .source("tides.jsonl")
+//!     .dedup(["text"])
+//!     .tokenize(Tokenize::new(golden))
+//!     .pack(Pack::new(32))
+//!     .output("prepared")
+//!     .prepare(&PrepareOptions::default(), |_| ())?;
+//! assert_eq!(report.manifest.account.documents, 3);
+//!
+//! let data = PreparedData::open(&report.output, Split::Train)?;
+//! let config = ReaderConfig { micro_batch_size: 2, micro_batches_per_window: 1, seed: 0, shuffle: true };
+//! let mut reader = Reader::new(&data, config, Cursor::default())?;
+//! let window = reader.next_window()?;
+//! assert_eq!(window.micro_batches[0].seq_len, 32);
+//! # fs::remove_dir_all(&folder)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The way of a document: [`Conversation`] says what is prompt and what is answer, [`Encoder`] makes [`Tokens`] of it, [`Packer`]
+//! puts those into rows. Each can be used without the others.
+
+mod answer;
+mod batch;
+mod chat;
+mod cursor;
+mod error;
+mod functions;
+mod inspect;
+mod json_shape;
+mod manifest;
+mod overrides;
+mod pack;
+mod packing;
+mod pipeline;
+mod plan;
+mod prepare;
+mod prepared;
+mod reader;
+mod scan;
+mod shard;
+mod shuffle;
+mod source;
+mod spelling;
+mod stage;
+mod step;
+mod suggest;
+mod texts;
+mod tokenize;
+mod unigram;
+mod workshop;
+
+pub use batch::{Batch, Document, IGNORE_INDEX};
+pub use chat::{Conversation, Piece};
+pub use cursor::Cursor;
+pub use error::{DataError, Result};
+pub use inspect::{DecodedRow, DecodedSegment, Inspection, LengthBucket, SideInspection, Span, inspect};
+pub use manifest::{InputFile, MANIFEST, Manifest, ShardInfo, Split, SplitInfo, TokenAccount, TokenizerInfo};
+pub use pack::{Fragment, PackedRow, Packer, first_fit, first_fit_decreasing, sequential};
+pub use pipeline::{Output, Pipeline, Source};
+pub use plan::{Resources, explain};
+pub use prepare::{Existing, PrepareOptions, PrepareReport, Progress, prepare};
+pub use prepared::{Part, PreparedData};
+pub use reader::{Reader, ReaderConfig, Window};
+pub use shard::Row;
+pub use shuffle::Permutation;
+pub use step::{
+    Alpaca, AlpacaStyle, Chat, Dedup, Messages, Overlong, Pack, PackStrategy, Shuffle, Split as SplitStep, Step,
+    Tokenize,
+};
+pub use texts::Texts;
+pub use tokenize::{Encoder, Tokens};
+pub use unigram::unigram_entropy;

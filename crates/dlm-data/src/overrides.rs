@@ -1,0 +1,122 @@
+//! `--set pack.sequence_len=1024`: one value of a pipeline changed by name.
+
+use crate::{
+    error::{DataError, Result},
+    pipeline::Pipeline,
+    spelling,
+};
+use toml::Value;
+
+/// A value of the pipeline: the words of its full name, such as `step.3.pack.sequence_len`.
+type Address = Vec<String>;
+
+/// The pipeline with one value replaced.
+pub(crate) fn apply(pipeline: &Pipeline, key: &str, value: &str) -> Result<Pipeline> {
+    let mut tree = Value::try_from(pipeline).map_err(|error| DataError::pipeline(error.to_string()))?;
+    if tree.get("output").is_none() {
+        // A pipeline without output gets one by being told its path.
+        tree.as_table_mut().expect("a table").insert("output".to_owned(), Value::Table(toml::Table::new()));
+    }
+    let wanted: Vec<&str> = key.split('.').collect();
+    let (leaf, container) = wanted.split_last().expect("splitting gives one word at least");
+
+    let addresses = containers(&tree);
+    let mut found: Vec<Address> = Vec::new();
+    for address in &addresses {
+        if matches(&addresses, address, container) {
+            found.push([address.as_slice(), &[(*leaf).to_owned()]].concat());
+        }
+        // `filter` and `select` hold their value themselves.
+        if matches(&addresses, address, &wanted) && at(&mut tree, address).is_some_and(|value| !value.is_table()) {
+            found.push(address.clone());
+        }
+    }
+    found.retain(|address| {
+        let container = &address[..address.len() - 1];
+        addresses.iter().any(|known| known == address) || at(&mut tree, container).is_some_and(|value| value.is_table())
+    });
+    let address = match found.as_slice() {
+        [] => {
+            return Err(DataError::UnknownOverride { key: key.to_owned(), candidates: leaves(&tree) });
+        }
+        [address] => address,
+        _ => {
+            let candidates = found.iter().map(|address| address.join(".")).collect();
+            return Err(DataError::AmbiguousOverride { key: key.to_owned(), candidates });
+        }
+    };
+
+    let (leaf, container) = address.split_last().expect("an address has words");
+    set(at(&mut tree, container).expect("the address was found"), leaf, parse(value));
+    if tree["output"].as_table().is_some_and(toml::Table::is_empty) {
+        tree.as_table_mut().expect("a table").remove("output");
+    }
+    let changed: Pipeline = spelling::from_value(tree).map_err(|error| match error {
+        DataError::Pipeline { path, line, message, nearest } => {
+            DataError::Pipeline { path, line, message: format!("the override `{key}={value}`: {message}"), nearest }
+        }
+        other => other,
+    })?;
+    Ok(Pipeline { base: pipeline.base.clone(), ..changed })
+}
+
+/// What a value given as text means: TOML where it is TOML, else the text.
+fn parse(value: &str) -> Value {
+    let parsed: Option<toml::Table> = toml::from_str(&format!("value = {value}")).ok();
+    parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(value.to_owned()))
+}
+
+/// The addresses of everything that holds values: `output`, `source.0`, `step.3.pack`, `step.0.filter`.
+fn containers(tree: &Value) -> Vec<Address> {
+    let count = |name: &str| tree.get(name).and_then(Value::as_array).map_or(0, Vec::len);
+    let mut addresses = vec![vec!["output".to_owned()]];
+    addresses.extend((0..count("source")).map(|i| vec!["source".to_owned(), i.to_string()]));
+    for i in 0..count("step") {
+        let kinds = tree["step"][i].as_table().into_iter().flat_map(toml::Table::keys);
+        addresses.extend(kinds.map(|kind| vec!["step".to_owned(), i.to_string(), kind.clone()]));
+    }
+    addresses
+}
+
+/// Whether words name an address: in full, or by its kind, or by its kind and number among that kind.
+fn matches(addresses: &[Address], address: &Address, words: &[&str]) -> bool {
+    let kind = |address: &Address| address.iter().rfind(|word| word.parse::<usize>().is_err()).cloned();
+    let number = addresses.iter().take_while(|other| *other != address).filter(|a| kind(a) == kind(address)).count();
+    match words {
+        [name] => Some(*name) == kind(address).as_deref(),
+        [name, index] if Some(*name) == kind(address).as_deref() => index.parse() == Ok(number),
+        words => words.iter().eq(address.iter()),
+    }
+}
+
+fn at<'a>(tree: &'a mut Value, address: &[String]) -> Option<&'a mut Value> {
+    address.iter().try_fold(tree, |value, word| match value {
+        Value::Array(items) => items.get_mut(word.parse::<usize>().ok()?),
+        Value::Table(table) => table.get_mut(word),
+        _ => None,
+    })
+}
+
+fn set(container: &mut Value, leaf: &str, value: Value) {
+    if let Value::Table(table) = container {
+        table.insert(leaf.to_owned(), value);
+    }
+}
+
+/// The full names of all values, to choose from.
+fn leaves(tree: &Value) -> Vec<String> {
+    let mut names = Vec::new();
+    collect(tree, "", &mut names);
+    names
+}
+
+fn collect(value: &Value, name: &str, names: &mut Vec<String>) {
+    let inner = |word: &str| if name.is_empty() { word.to_owned() } else { format!("{name}.{word}") };
+    match value {
+        Value::Table(table) => table.iter().for_each(|(word, value)| collect(value, &inner(word), names)),
+        Value::Array(items) if items.iter().any(Value::is_table) => {
+            items.iter().enumerate().for_each(|(i, value)| collect(value, &inner(&i.to_string()), names));
+        }
+        _ => names.push(name.to_owned()),
+    }
+}

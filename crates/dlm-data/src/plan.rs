@@ -1,0 +1,408 @@
+//! A pipeline as one DataFusion plan.
+//!
+//! Everything SQL can say is DataFusion's own; chat, tokenize and pack are nodes of ours. The plan has one partition, so the
+//! order of rows is that of the sources and the same for any number of threads: those work inside the nodes.
+
+use crate::{
+    chat::{CHAT, ChatStage},
+    error::{DataError, Result},
+    functions::{content_hash, is_validation, shuffle_key},
+    packing::{PackStage, require},
+    pipeline::Pipeline,
+    scan::{RowMap, SourcesTable},
+    source::{self, SourceFile},
+    stage::{Stage, StageNode, StageQueryPlanner},
+    step::{Chat, Dedup, Pack, Split, Step, Tokenize},
+    tokenize::{Encoder, INPUT_IDS, TokenizeStage, Tokens, signed},
+};
+use datafusion::{
+    arrow::datatypes::SchemaRef,
+    catalog::TableProvider,
+    common::Column,
+    dataframe::DataFrame,
+    execution::{SessionStateBuilder, memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder},
+    functions_window::expr_fn::row_number,
+    logical_expr::{Expr, ExprFunctionExt, ExprSchemable, Extension, LogicalPlan, col, lit},
+    physical_plan::displayable,
+    prelude::{SessionConfig, SessionContext},
+};
+use dlm_tokenizer::Tokenizer;
+use std::{
+    num::NonZero,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// The number of a row over all sources: the document's id.
+pub(crate) const ROW: &str = "__row";
+/// True for documents of the validation side.
+pub(crate) const VALIDATION: &str = "__validation";
+/// The number of a row among equal ones.
+const COPY: &str = "__copy";
+/// Rows in a batch of short rows.
+const BATCH_ROWS: u64 = 1024;
+/// Bytes in a batch of long rows, roughly.
+const BATCH_BYTES: u64 = 1 << 20;
+
+/// How much of the machine a pipeline may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resources {
+    /// Threads that tokenize and render.
+    pub threads: usize,
+    /// Bytes that sorts and packing may hold; beyond them sorts spill to disk.
+    pub memory_limit: usize,
+    /// Where sorts spill to; the system's folder for temporary files where unset.
+    pub spill_folder: Option<PathBuf>,
+}
+
+impl Default for Resources {
+    /// All cores and 1 GiB.
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self { threads, memory_limit: 1 << 30, spill_folder: None }
+    }
+}
+
+/// What became of the tokens, counted while the plan runs.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    pub(crate) documents: AtomicU64,
+    pub(crate) tokens: AtomicU64,
+    pub(crate) empty_documents: AtomicU64,
+    pub(crate) overlong_documents: AtomicU64,
+    pub(crate) overlong_tokens: AtomicU64,
+}
+
+impl Account {
+    pub(crate) fn tokenized(&self, documents: &[Tokens]) {
+        let tokens: usize = documents.iter().map(|document| document.ids.len()).sum();
+        add(&self.documents, documents.len());
+        add(&self.tokens, tokens);
+        add(&self.empty_documents, documents.iter().filter(|document| document.ids.is_empty()).count());
+    }
+
+    pub(crate) fn packed(&self, tokens: usize, dropped: bool) {
+        if dropped {
+            add(&self.overlong_documents, 1);
+            add(&self.overlong_tokens, tokens);
+        }
+    }
+}
+
+fn add(count: &AtomicU64, more: usize) {
+    count.fetch_add(more as u64, Ordering::Relaxed);
+}
+
+/// A pipeline ready to run.
+pub(crate) struct Plan {
+    pub(crate) frame: DataFrame,
+    pub(crate) files: Vec<SourceFile>,
+    pub(crate) rows: u64,
+    pub(crate) account: Arc<Account>,
+    pub(crate) tokenizer: Option<Arc<Tokenizer>>,
+    pub(crate) pad_id: Option<i32>,
+}
+
+/// How far a pipeline is lowered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// To packed rows.
+    Packed,
+    /// To the column of text, before it is tokenized.
+    Text,
+}
+
+/// Lowers a pipeline to a plan.
+pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) -> Result<Plan> {
+    pipeline.check()?;
+    let files = source::files(pipeline)?;
+    let schema = source::common_schema(&files)?;
+    let table = Arc::new(SourcesTable::new(files.clone(), &schema));
+    let mut lowering = Lowering::begin(pipeline, resources, &table)?;
+    let mut steps = pipeline.step.iter();
+    match until {
+        Until::Packed => {
+            if pipeline.tokenize_step().is_none() || pipeline.pack_step().is_none() {
+                return Err(DataError::pipeline("prepared data needs the steps `tokenize` and `pack`"));
+            }
+            steps.try_for_each(|step| lowering.step(step))?;
+        }
+        Until::Text => {
+            let before = |step: &&Step| !matches!(step, Step::Chat(_) | Step::Tokenize(_) | Step::Pack(_));
+            steps.by_ref().take_while(before).try_for_each(|step| lowering.step(step))?;
+            let column = pipeline.tokenize_step().map_or("text", |step| step.column.as_str());
+            require("texts", &lowering.schema(), column)?;
+            lowering.frame = lowering.frame.select(vec![name(column)]).map_err(planning("texts"))?;
+        }
+    }
+    Ok(Plan {
+        frame: lowering.frame,
+        files,
+        rows: table.rows(),
+        account: lowering.account,
+        tokenizer: lowering.tokenizer,
+        pad_id: lowering.pad_id,
+    })
+}
+
+/// The logical and the physical plan of a pipeline, as text.
+///
+/// # Errors
+/// What [`prepare`](crate::Pipeline::prepare) would find wrong before it reads the first row.
+pub async fn explain(pipeline: &Pipeline, resources: &Resources) -> Result<String> {
+    let plan = lower(pipeline, resources, Until::Packed)?;
+    let (state, logical) = plan.frame.into_parts();
+    let logical = state.optimize(&logical).map_err(planning("the pipeline"))?;
+    let physical = state.create_physical_plan(&logical).await.map_err(planning("the pipeline"))?;
+    let physical = displayable(physical.as_ref()).indent(false).to_string();
+    Ok(format!("logical plan\n{}\n\nphysical plan\n{physical}", logical.display_indent()))
+}
+
+/// A plan under construction.
+struct Lowering<'a> {
+    pipeline: &'a Pipeline,
+    resources: &'a Resources,
+    frame: DataFrame,
+    /// What the rows are ordered by, for steps that have to restore the order.
+    order: Expr,
+    rows: Arc<RowMap>,
+    account: Arc<Account>,
+    tokenizer: Option<Arc<Tokenizer>>,
+    pad_id: Option<i32>,
+    chat: Option<Chat>,
+    split: Option<Split>,
+    is_tokenized: bool,
+}
+
+impl<'a> Lowering<'a> {
+    fn begin(pipeline: &'a Pipeline, resources: &'a Resources, table: &Arc<SourcesTable>) -> Result<Self> {
+        let context = session(resources, batch_rows(table.files()))?;
+        let rows = Arc::new(table.row_map());
+        let frame = context.read_table(Arc::clone(table) as Arc<dyn TableProvider>).map_err(planning("the sources"))?;
+        Ok(Self {
+            pipeline,
+            resources,
+            frame,
+            order: name(ROW),
+            rows,
+            account: Arc::default(),
+            tokenizer: None,
+            pad_id: None,
+            chat: None,
+            split: None,
+            is_tokenized: false,
+        })
+    }
+
+    fn step(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Filter(expression) => self.filter(expression),
+            Step::Select(expressions) => self.select(expressions),
+            Step::Dedup(dedup) => self.dedup(dedup),
+            Step::Shuffle(shuffle) => {
+                self.order = shuffle_key(shuffle).call(vec![name(ROW)]);
+                self.sort("shuffle")
+            }
+            Step::Split(split) => {
+                self.split = Some(split.clone());
+                self.mark_validation()
+            }
+            Step::Chat(chat) => self.chat(chat),
+            Step::Tokenize(tokenize) => self.tokenize(tokenize),
+            Step::Pack(pack) => self.pack(pack),
+        }
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(self.frame.schema().inner())
+    }
+
+    fn parse(&self, step: &str, expression: &str) -> Result<Expr> {
+        let parsed = self.frame.parse_sql_expr(expression);
+        // DataFusion looks at types only when it optimises the whole plan, and then no longer knows the step.
+        let typed = parsed.and_then(|parsed| parsed.get_type(self.frame.schema()).map(|_| parsed));
+        typed.map_err(planning(&format!("{step} `{expression}`")))
+    }
+
+    /// Puts the frame that `change` makes in place of the frame.
+    fn change(
+        &mut self,
+        step: &str,
+        change: impl FnOnce(DataFrame) -> datafusion::error::Result<DataFrame>,
+    ) -> Result<()> {
+        self.frame = change(self.frame.clone()).map_err(planning(step))?;
+        Ok(())
+    }
+
+    fn filter(&mut self, expression: &str) -> Result<()> {
+        let condition = self.parse("filter", expression)?;
+        self.change(&format!("filter `{expression}`"), |frame| frame.filter(condition))
+    }
+
+    fn select(&mut self, expressions: &[String]) -> Result<()> {
+        let parsed = expressions.iter().map(|expression| self.parse("select", expression));
+        let mut columns = parsed.collect::<Result<Vec<_>>>()?;
+        let ours = [ROW, VALIDATION].into_iter().filter(|ours| self.schema().column_with_name(ours).is_some());
+        columns.splice(0..0, ours.map(name));
+        self.change("select", |frame| frame.select(columns))
+    }
+
+    fn dedup(&mut self, dedup: &Dedup) -> Result<()> {
+        let schema = self.schema();
+        dedup.on.iter().try_for_each(|column| require("dedup", &schema, column))?;
+        let fields = schema.fields().iter().filter(|field| match dedup.on.as_slice() {
+            [] => !field.name().starts_with("__"),
+            on => on.contains(field.name()),
+        });
+        let (columns, types): (Vec<Expr>, Vec<_>) =
+            fields.map(|field| (name(field.name()), field.data_type().clone())).unzip();
+        let all: Vec<Expr> = schema.fields().iter().map(|field| name(field.name())).collect();
+        let copy = row_number()
+            .partition_by(vec![content_hash(types).call(columns)])
+            .order_by(vec![self.order.clone().sort(true, false)])
+            .build()
+            .map_err(planning("dedup"))?;
+        self.change("dedup", |frame| {
+            frame.window(vec![copy.alias(COPY)])?.filter(col(COPY).eq(lit(1u64)))?.select(all)
+        })?;
+        self.sort("dedup")
+    }
+
+    fn sort(&mut self, step: &str) -> Result<()> {
+        let order = vec![self.order.clone().sort(true, false)];
+        self.change(step, |frame| frame.sort(order))
+    }
+
+    /// Marks the documents of the validation side, once there are tokens to decide by.
+    fn mark_validation(&mut self) -> Result<()> {
+        match self.split.take_if(|_| self.is_tokenized) {
+            None => Ok(()),
+            Some(split) => {
+                require("split", &self.schema(), INPUT_IDS)?;
+                let side = is_validation(&split).call(vec![name(INPUT_IDS)]);
+                self.change("split", |frame| frame.with_column(VALIDATION, side))
+            }
+        }
+    }
+
+    fn chat(&mut self, chat: &Chat) -> Result<()> {
+        let schema = self.schema();
+        match chat {
+            Chat::Alpaca(_) => ["instruction", "output"].iter().try_for_each(|name| require("chat", &schema, name))?,
+            Chat::Messages(messages) => require("chat", &schema, &messages.column)?,
+        }
+        let step = self.pipeline.tokenize_step().ok_or_else(|| {
+            DataError::pipeline("the step `chat` needs a `tokenize` step behind it, whose tokenizer it uses")
+        })?;
+        let (tokenizer, path) = self.load(step)?;
+        if matches!(chat, Chat::Messages(_)) && tokenizer.chat_template().is_none() {
+            return Err(DataError::NoTemplate { path });
+        }
+        self.chat = Some(chat.clone());
+        self.add(ChatStage {
+            chat: chat.clone(),
+            input: schema,
+            tokenizer,
+            rows: Arc::clone(&self.rows),
+            threads: self.resources.threads,
+        })
+    }
+
+    fn tokenize(&mut self, step: &Tokenize) -> Result<()> {
+        let text = self.chat.is_none().then(|| step.column.clone());
+        require("tokenize", &self.schema(), text.as_deref().unwrap_or(CHAT))?;
+        let (tokenizer, path) = self.load(step)?;
+        let encoder = Encoder::new(tokenizer, &path, step, self.chat.as_ref())?;
+        self.is_tokenized = true;
+        self.add(TokenizeStage {
+            step: step.clone(),
+            text,
+            encoder,
+            rows: Arc::clone(&self.rows),
+            account: Arc::clone(&self.account),
+            threads: self.resources.threads,
+        })?;
+        self.mark_validation()
+    }
+
+    fn pack(&mut self, step: &Pack) -> Result<()> {
+        for column in [INPUT_IDS, crate::tokenize::LABELS] {
+            require("pack", &self.schema(), column)?;
+        }
+        let tokenize = self.pipeline.tokenize_step().ok_or_else(|| DataError::pipeline("`pack` needs `tokenize`"))?;
+        let (tokenizer, path) = self.load(tokenize)?;
+        let special = tokenizer.special();
+        let pad = special.pad.as_ref().or(special.eos.as_ref()).ok_or(DataError::NoPadding { path })?;
+        let pad_id = signed(pad.id);
+        self.pad_id = Some(pad_id);
+        self.add(PackStage {
+            step: step.clone(),
+            pad_id,
+            vocab_size: tokenizer.len(),
+            rows: Arc::clone(&self.rows),
+            account: Arc::clone(&self.account),
+        })
+    }
+
+    /// The tokenizer of a tokenize step, loaded once.
+    fn load(&mut self, step: &Tokenize) -> Result<(Arc<Tokenizer>, PathBuf)> {
+        let path = self.pipeline.resolve(&step.tokenizer);
+        let tokenizer = match &self.tokenizer {
+            Some(tokenizer) => Arc::clone(tokenizer),
+            None => Arc::new(Tokenizer::load(&path)?),
+        };
+        self.tokenizer = Some(Arc::clone(&tokenizer));
+        Ok((tokenizer, path))
+    }
+
+    /// Puts a node of ours on top.
+    fn add(&mut self, stage: impl Stage + 'static) -> Result<()> {
+        let step = stage.name();
+        let (state, input) = self.frame.clone().into_parts();
+        let node = StageNode::new(Arc::new(stage), input).map_err(planning(step))?;
+        let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
+        self.frame = DataFrame::new(state, plan);
+        Ok(())
+    }
+}
+
+/// Rows in a batch, fewer where rows are long: sorts and threads hold whole batches.
+fn batch_rows(files: &[SourceFile]) -> usize {
+    let longest = files.iter().map(|file| file.data_bytes / file.rows.max(1)).max().unwrap_or(0);
+    let rows = (BATCH_BYTES / longest.max(1)).clamp(1, BATCH_ROWS);
+    usize::try_from(rows).expect("1024 fits")
+}
+
+/// A DataFusion session within these resources.
+fn session(resources: &Resources, batch_rows: usize) -> Result<SessionContext> {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(1)
+        .with_batch_size(batch_rows)
+        .with_sort_spill_reservation_bytes((10 << 20).min(resources.memory_limit / 16));
+    // Column names are what the files say: `Answer` is not `answer`.
+    config.options_mut().sql_parser.enable_ident_normalization = false;
+    let mut runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(resources.memory_limit)));
+    if let Some(folder) = &resources.spill_folder {
+        runtime = runtime.with_temp_file_path(folder);
+    }
+    let state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime.build_arc().map_err(planning("the session"))?)
+        .with_default_features()
+        .with_query_planner(Arc::new(StageQueryPlanner))
+        .build();
+    Ok(SessionContext::new_with_state(state))
+}
+
+/// A column by its exact name.
+fn name(column: &str) -> Expr {
+    Expr::Column(Column::from_name(column))
+}
+
+fn planning(step: &str) -> impl FnOnce(datafusion::error::DataFusionError) -> DataError + use<> {
+    let step = step.to_owned();
+    move |error| DataError::from_datafusion(error, &step)
+}

@@ -1,0 +1,242 @@
+//! Steps that SQL does not have, as nodes of a DataFusion plan: chat, tokenize, pack.
+
+use async_trait::async_trait;
+use datafusion::{
+    arrow::{array::RecordBatch, datatypes::SchemaRef},
+    catalog::Session,
+    common::{DFSchema, DFSchemaRef, tree_node::TreeNodeRecursion},
+    error::{DataFusionError, Result},
+    execution::{SendableRecordBatchStream, TaskContext},
+    logical_expr::{
+        Expr, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore,
+        physical_planning_context::PhysicalPlanningContext,
+    },
+    physical_expr::{EquivalenceProperties, PhysicalExpr},
+    physical_plan::{
+        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
+        execution_plan::{Boundedness, EmissionType},
+        stream::RecordBatchStreamAdapter,
+    },
+    physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner},
+};
+use futures::{StreamExt, TryStreamExt};
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+/// What a node of ours does with a stream of rows.
+pub(crate) trait Stage: fmt::Debug + Send + Sync {
+    /// Its name in a plan.
+    fn name(&self) -> &'static str;
+
+    /// Its options in a plan; two stages of one name with the same options do the same.
+    fn options(&self) -> String;
+
+    /// The columns that come out.
+    fn schema(&self) -> SchemaRef;
+
+    /// Does it. Rows come in order and leave in order.
+    fn run(
+        self: Arc<Self>,
+        input: SendableRecordBatchStream,
+        context: &Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream>;
+}
+
+/// Maps batches on several threads, and gives them out in the order they came in.
+pub(crate) fn map_in_order(
+    input: SendableRecordBatchStream,
+    schema: SchemaRef,
+    threads: usize,
+    map: impl Fn(&RecordBatch) -> crate::Result<RecordBatch> + Clone + Send + Sync + 'static,
+) -> SendableRecordBatchStream {
+    let mapped = input
+        .map(move |batch| {
+            let map = map.clone();
+            async move {
+                let batch = batch?;
+                let task = tokio::task::spawn_blocking(move || map(&batch));
+                match task.await {
+                    Ok(mapped) => mapped.map_err(DataFusionError::from),
+                    Err(failed) => Err(DataFusionError::ExecutionJoin(Box::new(failed))),
+                }
+            }
+        })
+        .buffered(threads)
+        .into_stream();
+    Box::pin(RecordBatchStreamAdapter::new(schema, mapped))
+}
+
+/// A stage in a logical plan.
+#[derive(Debug, Clone)]
+pub(crate) struct StageNode {
+    stage: Arc<dyn Stage>,
+    input: LogicalPlan,
+    schema: DFSchemaRef,
+}
+
+impl StageNode {
+    /// The stage on top of `input`.
+    pub(crate) fn new(stage: Arc<dyn Stage>, input: LogicalPlan) -> Result<Self> {
+        let schema = Arc::new(DFSchema::try_from(stage.schema())?);
+        Ok(Self { stage, input, schema })
+    }
+
+    fn key(&self) -> (&'static str, String) {
+        (self.stage.name(), self.stage.options())
+    }
+}
+
+impl PartialEq for StageNode {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key() && self.input == other.input
+    }
+}
+
+impl Eq for StageNode {}
+
+impl Hash for StageNode {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+        self.input.hash(state);
+    }
+}
+
+impl PartialOrd for StageNode {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        match self.key().cmp(&other.key()) {
+            Ordering::Equal => self.input.partial_cmp(&other.input),
+            different => Some(different),
+        }
+    }
+}
+
+impl UserDefinedLogicalNodeCore for StageNode {
+    fn name(&self) -> &str {
+        self.stage.name()
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        Vec::new()
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}: {}", self.stage.name(), self.stage.options())
+    }
+
+    fn with_exprs_and_inputs(&self, _: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
+        let [input] = <[LogicalPlan; 1]>::try_from(inputs)
+            .map_err(|inputs| DataFusionError::Internal(format!("a stage has one input, not {}", inputs.len())))?;
+        Ok(Self { input, ..self.clone() })
+    }
+}
+
+/// A stage in a physical plan.
+#[derive(Debug)]
+struct StageExec {
+    stage: Arc<dyn Stage>,
+    input: Arc<dyn ExecutionPlan>,
+    properties: Arc<PlanProperties>,
+}
+
+impl StageExec {
+    fn new(stage: Arc<dyn Stage>, input: Arc<dyn ExecutionPlan>) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(stage.schema()),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Self { stage, input, properties: Arc::new(properties) }
+    }
+}
+
+impl DisplayAs for StageExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}Exec: {}", self.stage.name(), self.stage.options())
+    }
+}
+
+impl ExecutionPlan for StageExec {
+    fn name(&self) -> &'static str {
+        "StageExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    /// Keeps the optimiser from dropping a sort below as without effect.
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let [input] = <[Arc<dyn ExecutionPlan>; 1]>::try_from(children)
+            .map_err(|inputs| DataFusionError::Internal(format!("a stage has one input, not {}", inputs.len())))?;
+        Ok(Arc::new(Self::new(Arc::clone(&self.stage), input)))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let input = self.input.execute(partition, Arc::clone(&context))?;
+        Arc::clone(&self.stage).run(input, &context)
+    }
+}
+
+/// Plans queries in which stages occur.
+#[derive(Debug)]
+pub(crate) struct StageQueryPlanner;
+
+#[async_trait]
+impl datafusion::execution::context::QueryPlanner for StageQueryPlanner {
+    async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(StagePlanner)])
+            .create_physical_plan(plan, session)
+            .await
+    }
+}
+
+struct StagePlanner;
+
+#[async_trait]
+impl ExtensionPlanner for StagePlanner {
+    async fn plan_extension(
+        &self,
+        _planner: &dyn PhysicalPlanner,
+        node: &dyn UserDefinedLogicalNode,
+        _logical_inputs: &[&LogicalPlan],
+        physical_inputs: &[Arc<dyn ExecutionPlan>],
+        _session: &dyn Session,
+        _context: &PhysicalPlanningContext,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let stage = node.as_any().downcast_ref::<StageNode>().map(|node| Arc::clone(&node.stage));
+        let plan = stage.zip(physical_inputs.first()).map(|(stage, input)| StageExec::new(stage, Arc::clone(input)));
+        Ok(plan.map(|plan| Arc::new(plan) as Arc<dyn ExecutionPlan>))
+    }
+}

@@ -1,0 +1,215 @@
+//! The closed set of steps a pipeline is made of, and their options.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// One step of a pipeline: rows in, rows out.
+///
+/// In TOML each is a table with one key, the step's name: `filter = "length(text) > 100"`, `pack = { sequence_len = 2048 }`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Keeps the rows for which an SQL expression is true.
+    Filter(String),
+    /// Replaces the columns by SQL expressions: `["prompt as instruction", "output"]`.
+    Select(Vec<String>),
+    /// Keeps the first of equal rows.
+    Dedup(Dedup),
+    /// Makes a conversation with prompts and answers out of columns.
+    Chat(Chat),
+    /// Turns the text or the conversation into token ids and labels.
+    Tokenize(Tokenize),
+    /// Puts documents side by side into rows of equal length.
+    Pack(Pack),
+    /// Brings the rows into a random order.
+    Shuffle(Shuffle),
+    /// Sets documents aside for validation.
+    Split(Split),
+}
+
+impl Step {
+    /// The step's name, as it is written in TOML.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Filter(_) => "filter",
+            Self::Select(_) => "select",
+            Self::Dedup(_) => "dedup",
+            Self::Chat(_) => "chat",
+            Self::Tokenize(_) => "tokenize",
+            Self::Pack(_) => "pack",
+            Self::Shuffle(_) => "shuffle",
+            Self::Split(_) => "split",
+        }
+    }
+}
+
+/// Exact deduplication. Of rows with equal content the first stays, and the order of the others does not change.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dedup {
+    /// The columns that are compared; empty means all of them.
+    pub on: Vec<String>,
+}
+
+/// How a row becomes a conversation: which parts are prompts and which are answers, for the model to produce.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "format", rename_all = "snake_case")]
+pub enum Chat {
+    /// Columns `instruction`, `output` and (if there) `input`, as in the Alpaca data.
+    Alpaca(Alpaca),
+    /// A column of messages with `role` and `content`, rendered by the tokenizer's chat template.
+    Messages(Messages),
+}
+
+/// The Alpaca prompt and its options. The answer ends with the end token, an empty one has none (as in Axolotl).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Alpaca {
+    /// How the prompt is worded.
+    pub style: AlpacaStyle,
+    /// Makes the prompt a target as well.
+    pub train_on_inputs: bool,
+}
+
+/// The wordings of the Alpaca prompt that Axolotl knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlpacaStyle {
+    /// `### Instruction:`, `### Input:` and `### Response:` after a sentence that explains them.
+    #[default]
+    Instruct,
+    /// `USER:` and `ASSISTANT:`.
+    Chat,
+    /// `<|im_start|>` and `<|im_end|>`.
+    Chatml,
+    /// `<|user|>`, `<|end|>` and `<|assistant|>`.
+    Phi,
+}
+
+/// Conversations of any number of turns; every turn of the assistant is an answer, with the token that ends it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Messages {
+    /// The column with the list of messages.
+    pub column: String,
+    /// Tokens that end a turn; empty means the tokenizer's end token. One that follows an answer within three tokens
+    /// belongs to the answer (as in Axolotl).
+    pub eot_tokens: Vec<String>,
+    /// Makes every turn a target, not only the assistant's.
+    pub train_on_inputs: bool,
+}
+
+impl Default for Messages {
+    fn default() -> Self {
+        Self { column: "messages".to_owned(), eot_tokens: Vec::new(), train_on_inputs: false }
+    }
+}
+
+/// Tokenization of the text column or of what `chat` made.
+///
+/// Text that spells a special token stays text; only a chat template or a prompt's own wording makes special tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tokenize {
+    /// A folder with `tokenizer.json`, relative to the pipeline file.
+    pub tokenizer: PathBuf,
+    /// The column to tokenize where no `chat` step made a conversation.
+    #[serde(default = "text_column")]
+    pub column: String,
+    /// Ends each document with the tokenizer's end token. Unset: for text and Alpaca answers yes, for messages no, since
+    /// a chat template ends its turns itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub add_eos: Option<bool>,
+}
+
+fn text_column() -> String {
+    "text".to_owned()
+}
+
+impl Tokenize {
+    /// Tokenization with the tokenizer in that folder.
+    #[must_use]
+    pub fn new(tokenizer: impl Into<PathBuf>) -> Self {
+        Self { tokenizer: tokenizer.into(), column: text_column(), add_eos: None }
+    }
+}
+
+/// Packing of documents into rows.
+///
+/// A document longer than a row is cut into pieces, each a segment of its own that remembers its offset.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pack {
+    /// Tokens in a row.
+    pub sequence_len: usize,
+    /// Which documents share a row.
+    #[serde(default)]
+    pub strategy: PackStrategy,
+    /// Rows' worth of tokens that are looked at together. More fills rows better and needs 8 bytes of memory a token.
+    #[serde(default = "default_window")]
+    pub window: usize,
+    /// What happens to documents longer than a row.
+    #[serde(default)]
+    pub overlong: Overlong,
+}
+
+fn default_window() -> usize {
+    512
+}
+
+impl Pack {
+    /// Packing into rows of that many tokens, everything else as by default.
+    #[must_use]
+    pub fn new(sequence_len: usize) -> Self {
+        let (strategy, overlong) = Default::default();
+        Self { sequence_len, strategy, window: default_window(), overlong }
+    }
+}
+
+/// Which documents share a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PackStrategy {
+    /// The longest first, each into the first row with room: little padding.
+    #[default]
+    FirstFitDecreasing,
+    /// In the given order, each into the first row with room (Axolotl's multipack).
+    FirstFit,
+    /// In the given order, each into the current row or else a new one.
+    Sequential,
+    /// Every document, or piece of one, in a row of its own.
+    Alone,
+}
+
+/// What happens to documents longer than a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlong {
+    /// They are cut into pieces; nothing is lost.
+    #[default]
+    Cut,
+    /// They are left out, and counted in the manifest.
+    Drop,
+}
+
+/// A random order of the rows that depends on the seed and on nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shuffle {
+    /// Chooses the order.
+    pub seed: u64,
+}
+
+/// The validation split.
+///
+/// A hash of a document's tokens decides, so equal documents never stand on both sides, wherever the step is written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Split {
+    /// The expected share of the documents, between 0 and 1.
+    pub validation: f64,
+    /// Chooses another share of the same size.
+    #[serde(default)]
+    pub seed: u64,
+}

@@ -1,0 +1,253 @@
+//! Text and conversations to token ids and labels.
+
+use crate::{
+    answer::label_ends,
+    batch::IGNORE_INDEX,
+    chat::{CHAT, Conversation, Piece, from_array, strings},
+    error::{DataError, Result},
+    plan::{Account, ROW},
+    scan::RowMap,
+    stage::{Stage, map_in_order},
+    step::{Chat, Tokenize},
+};
+use datafusion::{
+    arrow::{
+        array::{Array, ArrayRef, AsArray, Int32Array, ListArray, RecordBatch},
+        buffer::OffsetBuffer,
+        datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
+    },
+    execution::{SendableRecordBatchStream, TaskContext},
+};
+use dlm_tokenizer::{Part, Specials, Tokenizer, TokenizerError};
+use std::{path::Path, sync::Arc};
+
+/// A document as the model will see it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Token ids, the beginning and end tokens included.
+    pub ids: Vec<i32>,
+    /// As long as `ids`: the id where the model must produce it, [`IGNORE_INDEX`] elsewhere.
+    pub labels: Vec<i32>,
+}
+
+/// When a document gets the end token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Never,
+    Always,
+    /// Not behind an empty answer (Axolotl's rule for Alpaca).
+    BehindAnswers,
+}
+
+/// Turns documents into tokens, by the options of a tokenize step and of the chat step before it.
+#[derive(Debug, Clone)]
+pub struct Encoder {
+    tokenizer: Arc<Tokenizer>,
+    /// What the tokenizer puts before a text by itself, such as the beginning token.
+    prefix: Vec<i32>,
+    eos: Option<i32>,
+    end: End,
+    /// Tokens that end a turn and belong to the answer before them; of each group the first that follows.
+    turn_ends: Vec<Vec<i32>>,
+}
+
+impl Encoder {
+    /// The encoder for a tokenize step, after a chat step if there is one.
+    ///
+    /// # Errors
+    /// [`DataError::NoEnd`] when an end token is asked for and there is none; [`DataError::Tokenizer`] when an
+    /// `eot_tokens` is none of its tokens.
+    pub fn new(tokenizer: Arc<Tokenizer>, path: &Path, step: &Tokenize, chat: Option<&Chat>) -> Result<Self> {
+        let end = match (step.add_eos, chat) {
+            (Some(false), _) | (None, Some(Chat::Messages(_))) => End::Never,
+            (None, Some(Chat::Alpaca(_))) => End::BehindAnswers,
+            (Some(true), _) | (None, None) => End::Always,
+        };
+        let eos = tokenizer.special().eos.as_ref().map(|token| signed(token.id));
+        if end != End::Never && eos.is_none() {
+            return Err(DataError::NoEnd { path: path.to_owned() });
+        }
+        let mut turn_ends: Vec<Vec<i32>> = Vec::new();
+        if let Some(Chat::Messages(messages)) = chat {
+            let id = |text: &String| {
+                let id = tokenizer.token_to_id(text);
+                id.map(signed).ok_or_else(|| TokenizerError::UnknownToken { text: text.clone() })
+            };
+            turn_ends.push(messages.eot_tokens.iter().map(id).collect::<Result<_, _>>()?);
+            turn_ends.push(eos.into_iter().collect());
+        }
+        // A chat template writes its own beginning; everything else gets the tokenizer's.
+        let prefix = if matches!(chat, Some(Chat::Messages(_))) { Vec::new() } else { prefix(&tokenizer)? };
+        Ok(Self { tokenizer, prefix, eos, end, turn_ends })
+    }
+
+    /// The tokens of a text; every one is a target. An empty text has none.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot encode it.
+    pub fn text(&self, text: &str) -> Result<Tokens, TokenizerError> {
+        let ids = self.tokenizer.encode(text, Specials::AsText)?;
+        if ids.is_empty() {
+            return Ok(Tokens::default());
+        }
+        let mut all = self.prefix.clone();
+        all.extend(ids.into_iter().map(signed));
+        if self.end != End::Never && all.last() != self.eos.as_ref() {
+            all.extend(self.eos);
+        }
+        Ok(Tokens { labels: all.clone(), ids: all })
+    }
+
+    /// The tokens of a conversation; answers and what ends them are targets.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot encode it.
+    pub fn conversation(&self, conversation: &Conversation) -> Result<Tokens, TokenizerError> {
+        let mut tokens = Tokens::default();
+        let begins_with_answer =
+            conversation.units.first().and_then(|unit| unit.first()).is_some_and(|piece| piece.is_answer);
+        tokens.push(&self.prefix, begins_with_answer);
+        conversation.units.iter().try_for_each(|unit| self.unit(unit, &mut tokens))?;
+        let ends = match self.end {
+            End::Never => false,
+            End::Always => true,
+            End::BehindAnswers => conversation.units.len() > 1,
+        };
+        if let Some(eos) = self.eos.filter(|eos| ends && tokens.ids.last() != Some(eos)) {
+            tokens.push(&[eos], true);
+        }
+        Ok(tokens)
+    }
+
+    fn unit(&self, pieces: &[Piece], tokens: &mut Tokens) -> Result<(), TokenizerError> {
+        let parts: Vec<Part> =
+            pieces.iter().map(|piece| Part { text: piece.text.clone(), specials: piece.specials }).collect();
+        let encoded = self.tokenizer.encode_parts(&parts)?;
+        let mut answers = Vec::new();
+        let mut start = 0;
+        for piece in pieces {
+            let end = start + piece.text.len();
+            if piece.is_answer {
+                answers.push(start..end);
+            }
+            start = end;
+        }
+        let first = tokens.ids.len();
+        for (id, is_answer) in encoded.ids.iter().zip(encoded.within(&answers)) {
+            tokens.push(&[signed(*id)], is_answer);
+        }
+        if !self.turn_ends.is_empty() {
+            let token_behind = |end: usize| first + encoded.spans.partition_point(|span| span.start < end);
+            let behind: Vec<usize> = answers.iter().map(|answer| token_behind(answer.end)).collect();
+            for ends in &self.turn_ends {
+                label_ends(&tokens.ids, &mut tokens.labels, &behind, ends);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tokens {
+    fn push(&mut self, ids: &[i32], is_answer: bool) {
+        self.ids.extend_from_slice(ids);
+        self.labels.extend(ids.iter().map(|id| if is_answer { *id } else { IGNORE_INDEX }));
+    }
+}
+
+/// What the tokenizer's own post-processing puts before a text.
+fn prefix(tokenizer: &Tokenizer) -> Result<Vec<i32>> {
+    const PROBE: &str = "a";
+    let plain = tokenizer.encode(PROBE, Specials::AsText)?;
+    let framed = tokenizer.encode_with_post_processor(PROBE, Specials::AsText)?;
+    let start = framed.windows(plain.len().max(1)).position(|window| window == plain).unwrap_or(0);
+    Ok(framed[..start].iter().copied().map(signed).collect())
+}
+
+/// A token id as Parquet and batches hold it; vocabularies are far smaller than 2^31.
+pub(crate) fn signed(id: u32) -> i32 {
+    i32::try_from(id).expect("a vocabulary has fewer than 2^31 tokens")
+}
+
+/// The columns that the tokenize step makes.
+pub(crate) const INPUT_IDS: &str = "input_ids";
+pub(crate) const LABELS: &str = "labels";
+
+/// A list of 32-bit numbers.
+pub(crate) fn list_of_int32(name: &str) -> Field {
+    Field::new(name, DataType::List(Arc::new(Field::new("item", DataType::Int32, false))), false)
+}
+
+/// Lists of 32-bit numbers as a column.
+pub(crate) fn int32_lists<'a>(lists: impl Iterator<Item = &'a [i32]> + Clone) -> ArrayRef {
+    let values: Vec<i32> = lists.clone().flatten().copied().collect();
+    let item = Arc::new(Field::new("item", DataType::Int32, false));
+    let offsets = OffsetBuffer::from_lengths(lists.map(<[i32]>::len));
+    Arc::new(ListArray::new(item, offsets, Arc::new(Int32Array::from(values)), None))
+}
+
+/// The tokenize step in a plan: the row's number, `input_ids` and `labels` come out.
+#[derive(Debug)]
+pub(crate) struct TokenizeStage {
+    pub(crate) step: Tokenize,
+    /// The column of text; none when there is a conversation.
+    pub(crate) text: Option<String>,
+    pub(crate) encoder: Encoder,
+    pub(crate) rows: Arc<RowMap>,
+    pub(crate) account: Arc<Account>,
+    pub(crate) threads: usize,
+}
+
+impl Stage for TokenizeStage {
+    fn name(&self) -> &'static str {
+        "Tokenize"
+    }
+
+    fn options(&self) -> String {
+        let column = self.text.as_deref().unwrap_or(CHAT);
+        format!("{column} with {}, end: {:?}", self.step.tokenizer.display(), self.encoder.end)
+    }
+
+    fn schema(&self) -> SchemaRef {
+        let row = Field::new(ROW, DataType::Int64, false);
+        Arc::new(Schema::new(vec![row, list_of_int32(INPUT_IDS), list_of_int32(LABELS)]))
+    }
+
+    fn run(
+        self: Arc<Self>,
+        input: SendableRecordBatchStream,
+        _: &Arc<TaskContext>,
+    ) -> datafusion::error::Result<SendableRecordBatchStream> {
+        let (schema, threads) = (self.schema(), self.threads);
+        Ok(map_in_order(input, schema, threads, move |batch| self.map(batch)))
+    }
+}
+
+impl TokenizeStage {
+    fn map(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let rows = batch[ROW].as_primitive::<Int64Type>();
+        let encode: Box<dyn Fn(usize) -> Result<Tokens, String>> = match &self.text {
+            Some(column) => {
+                let texts = strings(&batch[column.as_str()]).map_err(DataError::Invalid)?;
+                Box::new(move |i| {
+                    if texts.is_null(i) {
+                        return Err(format!("`{column}` is null"));
+                    }
+                    self.encoder.text(texts.value(i)).map_err(|error| error.to_string())
+                })
+            }
+            None => {
+                Box::new(|i| self.encoder.conversation(&from_array(&batch[CHAT], i)).map_err(|error| error.to_string()))
+            }
+        };
+        let documents = (0..batch.num_rows())
+            .map(|i| encode(i).map_err(|message| self.rows.error(rows.value(i), message)))
+            .collect::<Result<Vec<_>>>()?;
+        self.account.tokenized(&documents);
+        let columns = vec![
+            Arc::clone(&batch[ROW]),
+            int32_lists(documents.iter().map(|document| document.ids.as_slice())),
+            int32_lists(documents.iter().map(|document| document.labels.as_slice())),
+        ];
+        Ok(RecordBatch::try_new(self.schema(), columns).expect("the columns are those of the schema"))
+    }
+}
