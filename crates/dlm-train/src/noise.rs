@@ -1,0 +1,99 @@
+//! The draws of a batch: by default a function of seed, epoch and document, in a test whatever was recorded.
+
+use dlm_data::Document;
+use dlm_diffusion::{NoiseKey, Purpose, Timesteps};
+
+/// Where the uniform draws of training come from.
+///
+/// A document is one segment of a row: a whole text, or the piece of one that was cut.
+pub trait NoiseSource {
+    /// The draw that becomes the timestep of a document, in `[0, 1)`.
+    ///
+    /// With [`PackingIsolation::Row`](dlm_diffusion::PackingIsolation::Row) only the first document of a row is asked.
+    fn timestep(&self, epoch: u64, document: &Document) -> f32;
+
+    /// The draws that are compared with the mask probability, in `[0, 1)`: one for each token of the document.
+    fn uniforms(&self, epoch: u64, document: &Document) -> Vec<f32>;
+}
+
+/// Noise as a function of (seed, purpose, epoch, document, occurrence, position inside the document).
+///
+/// So masks depend neither on packing, nor on the size of a micro-batch, nor on a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyedNoise {
+    seed: u64,
+    timesteps: Timesteps,
+    stream: Stream,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Training,
+    Evaluation,
+}
+
+impl KeyedNoise {
+    /// The noise of a training run; every epoch has its own.
+    #[must_use]
+    pub fn training(seed: u64, timesteps: Timesteps) -> Self {
+        Self { seed, timesteps, stream: Stream::Training }
+    }
+
+    /// The noise of evaluation: the same every time, evenly spread timesteps, and none of the draws that training uses.
+    #[must_use]
+    pub fn evaluation(seed: u64) -> Self {
+        Self { seed, timesteps: Timesteps::Stratified, stream: Stream::Evaluation }
+    }
+
+    fn key(&self, purpose: Purpose, epoch: u64, document: &Document) -> NoiseKey {
+        // An id is a stable number; its sign has no meaning here.
+        NoiseKey::new(self.seed, purpose, epoch).of_document(document.id as u64, document.occurrence)
+    }
+}
+
+impl NoiseSource for KeyedNoise {
+    fn timestep(&self, epoch: u64, document: &Document) -> f32 {
+        let key = match self.stream {
+            Stream::Training => self.key(Purpose::Timestep, epoch, document),
+            Stream::Evaluation => self.key(Purpose::Evaluation, 0, document),
+        };
+        self.timesteps.draw(&key, document.ordinal)
+    }
+
+    fn uniforms(&self, epoch: u64, document: &Document) -> Vec<f32> {
+        let offset = document.offset as u64;
+        match self.stream {
+            Stream::Training => self.key(Purpose::Mask, epoch, document).uniforms(offset, document.len),
+            // Position 0 of the stream is the timestep's.
+            Stream::Evaluation => self.key(Purpose::Evaluation, 0, document).uniforms(offset + 1, document.len),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(id: i64, offset: i64, len: usize) -> Document {
+        Document { row: 0, segment: 1, start: 0, len, id, offset, occurrence: 0, ordinal: 4 }
+    }
+
+    #[test]
+    fn a_cut_document_is_masked_as_if_it_were_whole() {
+        for noise in [KeyedNoise::training(7, Timesteps::Stratified), KeyedNoise::evaluation(7)] {
+            let whole = noise.uniforms(2, &document(5, 0, 30));
+            assert_eq!(noise.uniforms(2, &document(5, 10, 20)), whole[10..]);
+        }
+    }
+
+    #[test]
+    fn evaluation_repeats_itself_and_training_does_not() {
+        let (training, evaluation) = (KeyedNoise::training(7, Timesteps::Independent), KeyedNoise::evaluation(7));
+        let document = document(5, 0, 8);
+        assert_eq!(evaluation.uniforms(0, &document), evaluation.uniforms(9, &document));
+        assert_ne!(training.uniforms(0, &document), training.uniforms(9, &document));
+        assert_ne!(training.uniforms(0, &document), evaluation.uniforms(0, &document));
+        assert_ne!(training.timestep(0, &document), training.timestep(1, &document));
+        assert_eq!(evaluation.timestep(0, &document), evaluation.timestep(1, &document));
+    }
+}
