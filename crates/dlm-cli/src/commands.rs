@@ -1,0 +1,29 @@
+//! One file for each command.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod data;
+pub(crate) mod doctor;
+pub(crate) mod runtime;
+pub(crate) mod sample;
+pub(crate) mod serve;
+pub(crate) mod tokenizer;
+pub(crate) mod train;
+
+use crate::settings::Resolved;
+
+/// Tells on standard error which keys of the settings have no effect, once for each reason.
+pub(crate) fn tell_ignored(resolved: &Resolved) {
+    let mut told: Vec<(&str, &str, Vec<String>)> = Vec::new();
+    for ignored in &resolved.ignored {
+        let same = told.iter_mut().find(|(origin, reason, _)| *origin == ignored.origin && *reason == ignored.reason);
+        match same {
+            Some((_, _, keys)) => keys.push(format!("`{}`", ignored.key)),
+            None => told.push((&ignored.origin, &ignored.reason, vec![format!("`{}`", ignored.key)])),
+        }
+    }
+    for (origin, reason, keys) in told {
+        eprintln!("without effect in {origin}: {} ({reason})", keys.join(", "));
+    }
+}

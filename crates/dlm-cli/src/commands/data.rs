@@ -1,0 +1,142 @@
+//! `dlm data`: run a pipeline, show its plan, look at what came out.
+
+use crate::{
+    args::{DataCommand, InspectArgs, PrepareArgs},
+    report::Style,
+};
+use dlm_data::{Existing, Manifest, Pipeline, PrepareOptions, Resources, SideInspection, Split, inspect};
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use std::{
+    io::{Write, stdout},
+    path::Path,
+};
+
+/// Runs `dlm data ...`.
+pub(crate) fn run(command: DataCommand) -> anyhow::Result<()> {
+    match command {
+        DataCommand::Prepare(args) => prepare(args),
+        DataCommand::Explain(args) => {
+            let plan = pipeline(&args.pipeline, &args.set)?.explain(&Resources::default())?;
+            Ok(writeln!(stdout(), "{plan}")?)
+        }
+        DataCommand::Inspect(args) => show(&args),
+    }
+}
+
+/// A pipeline file with its overrides.
+pub(crate) fn pipeline(file: &Path, overrides: &[String]) -> anyhow::Result<Pipeline> {
+    let mut pipeline = Pipeline::from_file(file)?;
+    for argument in overrides {
+        let (key, value) = argument
+            .split_once('=')
+            .ok_or_else(|| crate::settings::SettingsError::NoAssignment { argument: argument.clone() })?;
+        pipeline = pipeline.with_override(key.trim(), value.trim())?;
+    }
+    Ok(pipeline)
+}
+
+fn prepare(args: PrepareArgs) -> anyhow::Result<()> {
+    let pipeline = pipeline(&args.pipeline, &args.set)?;
+    let mut resources = Resources::default();
+    if let Some(threads) = args.threads {
+        resources.threads = usize::try_from(threads)?;
+    }
+    let existing = if args.overwrite { Existing::Overwrite } else { Existing::Refuse };
+    let options = PrepareOptions { output: args.output, resources, existing };
+    // Tokenizing runs in rayon's pool, packing in DataFusion's.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(options.resources.threads).build_global();
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}")?);
+    let report = pipeline.prepare(&options, |progress| {
+        bar.set_message(format!(
+            "{} of {} rows, {} tokens, {} packed rows",
+            HumanCount(progress.documents),
+            HumanCount(progress.source_rows),
+            HumanCount(progress.tokens),
+            HumanCount(progress.packed_rows),
+        ));
+        bar.tick();
+    });
+    bar.finish_and_clear();
+    let report = report?;
+    let mut out = stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&report.manifest)?)?;
+        return Ok(());
+    }
+    let state = if report.already_prepared { "was there already" } else { "is ready" };
+    writeln!(out, "{} {state}", report.output.display())?;
+    write_counts(&mut out, &report.manifest)?;
+    Ok(())
+}
+
+fn write_counts(out: &mut impl Write, manifest: &Manifest) -> anyhow::Result<()> {
+    let account = &manifest.account;
+    let documents = HumanCount(account.documents);
+    writeln!(out, "{:<12}{documents} documents of {} rows read", "sources", HumanCount(account.rows))?;
+    for split in [Split::Train, Split::Validation] {
+        if let Some(side) = manifest.split(split) {
+            let full = 100.0 * side.packing_efficiency(manifest.sequence_len);
+            writeln!(
+                out,
+                "{:<12}{} rows of {}, {} tokens ({full:.1} % full), {} to learn",
+                split.folder(),
+                HumanCount(side.rows),
+                manifest.sequence_len,
+                HumanCount(side.tokens),
+                HumanCount(side.label_tokens),
+            )?;
+        }
+    }
+    let dropped = [
+        ("empty documents", account.dropped_empty_documents),
+        ("overlong documents", account.dropped_overlong_documents),
+        ("tokens of documents that a later step removed", account.dropped_filtered_tokens),
+    ];
+    for (what, count) in dropped.into_iter().filter(|(_, count)| *count > 0) {
+        writeln!(out, "{:<12}{} {what}", "dropped", HumanCount(count))?;
+    }
+    Ok(())
+}
+
+fn show(args: &InspectArgs) -> anyhow::Result<()> {
+    let inspection = inspect(&args.data, args.rows)?;
+    let mut out = stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&inspection)?)?;
+        return Ok(());
+    }
+    write_counts(&mut out, &inspection.manifest)?;
+    for side in &inspection.sides {
+        write_side(&mut out, side, Style::of_stdout())?;
+    }
+    Ok(())
+}
+
+fn write_side(out: &mut impl Write, side: &SideInspection, style: Style) -> anyhow::Result<()> {
+    const WIDEST: usize = 40;
+    writeln!(out, "\n{}: lengths of documents and pieces, in tokens", side.split.folder())?;
+    let most = side.lengths.iter().map(|bucket| bucket.segments).max().unwrap_or(1).max(1);
+    for bucket in &side.lengths {
+        let bar = "#".repeat((WIDEST as u64 * bucket.segments).div_ceil(most) as usize);
+        writeln!(out, "{:>7} to {:<7} {:>10} {bar}", bucket.from, bucket.to, HumanCount(bucket.segments).to_string())?;
+    }
+    let colour = console::Style::new().force_styling(style == Style::Colour);
+    for (row, sample) in side.samples.iter().enumerate() {
+        writeln!(out, "\n{} row {row}, {} padding tokens", side.split.folder(), sample.padding)?;
+        for segment in &sample.segments {
+            write!(out, "[document {} from token {}, {} tokens] ", segment.document, segment.offset, segment.tokens)?;
+            for span in &segment.spans {
+                match style {
+                    Style::Colour if span.is_answer => write!(out, "{}", colour.clone().green().apply_to(&span.text))?,
+                    Style::Colour => write!(out, "{}", colour.clone().dim().apply_to(&span.text))?,
+                    // Without colour, what is to be learnt stands between marks.
+                    Style::Plain if span.is_answer => write!(out, "«{}»", span.text)?,
+                    Style::Plain => write!(out, "{}", span.text)?,
+                }
+            }
+            writeln!(out)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! `dlm train`: settings, data, tokenizer and model to a run.
+
+mod console;
+mod run_config;
+mod setup;
+
+use super::{runtime, tell_ignored};
+use crate::{args::TrainArgs, report::Interrupted, settings::resolve, tracking::Tracking};
+use anyhow::Context;
+use console::Console;
+use dlm_tokenizer::{KeepSpecials, Tokenizer};
+use dlm_train::{LossCurve, MetricSink, Outcome, Progress, Start, TrainError, Trainer, existing_run};
+use setup::{Data, Setup};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+/// Runs `dlm train`.
+pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
+    let resolved = resolve(&args.settings.sources())?;
+    tell_ignored(&resolved);
+    let output_dir = PathBuf::from(&resolved.settings.output_dir);
+    let start = if args.resume { Start::Resume } else { Start::New };
+    // Before anything large is loaded.
+    if let (Start::New, Some(found)) = (start, existing_run(&output_dir)?) {
+        return Err(TrainError::RunExists { path: output_dir, found }.into());
+    }
+    let device = runtime::start(&resolved.settings)?;
+    let data = Data::open(&resolved.settings)?;
+    let Setup { model, tokenizer, mask, never_mask, identity } = Setup::new(&resolved, &data, device)?;
+    let config = run_config::run_config(&resolved.settings, &data, &tokenizer, &mask, &never_mask)?;
+    setup::tell(&data, &model, &mask, &config)?;
+
+    let settings_file = SettingsFile { path: output_dir.join("settings.toml"), content: resolved.to_toml() };
+    let text_of = |ids: &[i64]| text_of(&tokenizer, &mask.text, ids);
+    let mut trainer = Trainer::new(config, model, &data.train)?
+        .with_companions(tokenizer.files()?)
+        .with_text(text_of)
+        .with_stop(stop_on_signals()?)
+        .with_sink(settings_file)
+        .with_sink(Console::new());
+    for (name, value) in identity {
+        trainer = trainer.with_identity(name, value);
+    }
+    if let Some(validation) = &data.validation {
+        trainer = trainer.with_validation(validation)?;
+    }
+    if let Some(tracking) = Tracking::new(&resolved, &output_dir, start)? {
+        trainer = trainer.with_sink(tracking);
+    }
+    let (outcome, _model) = trainer.run(start)?;
+    match outcome {
+        Outcome::Interrupted { step, checkpoint } => {
+            eprintln!("stopped after step {step}; `--resume` goes on from `{}`", checkpoint.display());
+            Err(Interrupted.into())
+        }
+        _ => {
+            show_curve(&output_dir)?;
+            eprintln!("the model is in `{}`", output_dir.display());
+            Ok(())
+        }
+    }
+}
+
+fn show_curve(output_dir: &Path) -> anyhow::Result<()> {
+    let curve = LossCurve::of_run(output_dir)?;
+    if !curve.is_empty() {
+        eprintln!(
+            "\n{}\nalso as a picture: `{}`",
+            curve.to_terminal(72, 12),
+            output_dir.join("loss_curve.svg").display()
+        );
+    }
+    Ok(())
+}
+
+/// Ids as a reader sees them: special tokens spelled, masks as `[MASK]`.
+fn text_of(tokenizer: &Tokenizer, mask: &str, ids: &[i64]) -> String {
+    let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+    // Ids of a padded vocabulary have no text; they are never predicted and never in the data.
+    let text = tokenizer.decode(&ids, KeepSpecials::Yes).unwrap_or_default();
+    text.replace(mask, dlm_sample::MASK_TEXT)
+}
+
+/// Becomes true when the process is asked to end; asked again, it ends at once.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stop_too = Arc::clone(&stop);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot watch for signals")?;
+    let mut terminate = {
+        let _inside = runtime.enter();
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).context("cannot watch for SIGTERM")?
+    };
+    let watch = async move {
+        loop {
+            let heard = tokio::select! {
+                interrupted = tokio::signal::ctrl_c() => interrupted.is_ok(),
+                terminated = terminate.recv() => terminated.is_some(),
+            };
+            if !heard {
+                return;
+            }
+            if stop_too.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+            eprintln!("saving a checkpoint after this step; once more ends at once");
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(watch))?;
+    Ok(stop)
+}
+
+/// Writes `settings.toml` once everything is checked, so that a refused run changes nothing.
+struct SettingsFile {
+    path: PathBuf,
+    content: String,
+}
+
+impl MetricSink for SettingsFile {
+    fn begin(&mut self, _progress: &Progress) -> dlm_train::Result<()> {
+        Ok(dlm_files::write(&self.path, self.content.as_bytes())?)
+    }
+
+    fn log(&mut self, _step: u64, _metrics: &[(String, f64)]) -> dlm_train::Result<()> {
+        Ok(())
+    }
+}

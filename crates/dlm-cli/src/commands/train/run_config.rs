@@ -1,0 +1,128 @@
+//! Settings to what the trainer is told.
+
+use super::setup::Data;
+use crate::settings::{Compat, Settings, Strategy};
+use dlm_diffusion::LossWeight;
+use dlm_tokenizer::{MaskToken, Tokenizer};
+use dlm_train::{
+    BatchConfig, CheckpointConfig, EvaluationConfig, Interval, LrScheduleConfig, ObjectiveConfig, OptimizerConfig,
+    PreviewConfig, RunConfig, RunLength, Warmup,
+};
+
+/// Steps between evaluations and checkpoints where the settings say nothing, as in transformers.
+const DEFAULT_INTERVAL: u64 = 500;
+
+/// Everything the trainer is told beside model and data.
+pub(super) fn run_config(
+    settings: &Settings,
+    data: &Data,
+    tokenizer: &Tokenizer,
+    mask: &MaskToken,
+    never_mask: &[i64],
+) -> anyhow::Result<RunConfig> {
+    let micro_batch_size = usize::try_from(settings.micro_batch_size)?;
+    Ok(RunConfig {
+        output_dir: settings.output_dir.clone().into(),
+        seed: settings.seed,
+        length: settings.max_steps.map_or(RunLength::Epochs(settings.num_epochs), RunLength::Steps),
+        logging_steps: settings.logging_steps,
+        objective: objective(settings, i64::from(mask.id), never_mask),
+        batches: BatchConfig {
+            micro_batch_size,
+            gradient_accumulation_steps: usize::try_from(settings.gradient_accumulation_steps)?,
+            shuffle: true,
+        },
+        optimizer: OptimizerConfig {
+            beta1: settings.adam_beta1,
+            beta2: settings.adam_beta2,
+            eps: settings.adam_epsilon,
+            weight_decay: settings.weight_decay,
+            max_grad_norm: Some(settings.max_grad_norm).filter(|max| *max > 0.0),
+        },
+        lr_schedule: LrScheduleConfig {
+            learning_rate: settings.learning_rate,
+            scheduler: settings.lr_scheduler,
+            warmup: settings.warmup_steps.map_or(Warmup::Ratio(settings.warmup_ratio), Warmup::Steps),
+        },
+        checkpoints: CheckpointConfig {
+            every: interval(settings.save_strategy, settings.save_steps, settings.saves_per_epoch),
+            total_limit: settings.save_total_limit.map(usize::try_from).transpose()?,
+        },
+        evaluation: EvaluationConfig {
+            every: interval(settings.eval_strategy, settings.eval_steps, settings.evals_per_epoch),
+            micro_batch_size,
+            max_rows: None,
+            tokens_per_byte: data.tokens_per_byte(tokenizer, never_mask)?,
+        },
+        previews: previews(settings, tokenizer)?,
+    })
+}
+
+fn interval(strategy: Strategy, steps: Option<u64>, per_epoch: Option<u64>) -> Interval {
+    match (strategy, steps, per_epoch) {
+        (Strategy::No, ..) => Interval::Never,
+        (Strategy::Epoch, ..) => Interval::PerEpoch(1),
+        (Strategy::Steps, Some(steps), _) => Interval::Steps(steps),
+        (Strategy::Steps, None, Some(times)) => Interval::PerEpoch(times),
+        (Strategy::Steps, None, None) => Interval::Steps(DEFAULT_INTERVAL),
+    }
+}
+
+fn objective(settings: &Settings, mask_token_id: i64, never_mask: &[i64]) -> ObjectiveConfig {
+    let diffusion = &settings.diffusion;
+    ObjectiveConfig {
+        noise_schedule: diffusion.noise_schedule,
+        eps: diffusion.eps,
+        min_mask_ratio: diffusion.min_mask_ratio,
+        max_mask_ratio: diffusion.max_mask_ratio,
+        timesteps: diffusion.timesteps,
+        loss_weight: if diffusion.importance_weighting { diffusion.loss_weight } else { LossWeight::Uniform },
+        loss_normalization: diffusion.loss_normalization,
+        accumulation: diffusion.accumulation,
+        packing_isolation: settings.packing_isolation,
+        mask_token_id,
+        never_mask: never_mask.to_vec(),
+    }
+}
+
+fn previews(settings: &Settings, tokenizer: &Tokenizer) -> anyhow::Result<Option<PreviewConfig>> {
+    let diffusion = &settings.diffusion;
+    if !diffusion.generate_samples {
+        return Ok(None);
+    }
+    Ok(Some(PreviewConfig {
+        interval: diffusion.generation_interval,
+        count: usize::try_from(diffusion.num_generation_samples)?,
+        steps: usize::try_from(diffusion.generation_steps)?,
+        temperature: diffusion.generation_temperature,
+        max_length: usize::try_from(diffusion.generation_max_length)?,
+        vocab_size: Some(i64::try_from(tokenizer.len())?),
+    }))
+}
+
+/// Whether a model from scratch predicts each token from the state before it, as Axolotl trains every model.
+pub(super) fn shifts_from_scratch(settings: &Settings) -> bool {
+    settings.diffusion.compat == Compat::Axolotl
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_what_the_strategy_says_and_500_steps_where_nothing_does() {
+        assert_eq!(interval(Strategy::Steps, Some(7), None), Interval::Steps(7));
+        assert_eq!(interval(Strategy::Steps, None, Some(2)), Interval::PerEpoch(2));
+        assert_eq!(interval(Strategy::Steps, None, None), Interval::Steps(500));
+        assert_eq!(interval(Strategy::Epoch, None, None), Interval::PerEpoch(1));
+        assert_eq!(interval(Strategy::No, None, None), Interval::Never);
+    }
+
+    #[test]
+    fn without_importance_weighting_every_weight_is_uniform() {
+        let mut settings = Settings::default();
+        settings.diffusion.importance_weighting = false;
+        settings.diffusion.loss_weight = LossWeight::Elbo;
+        assert_eq!(objective(&settings, 1, &[]).loss_weight, LossWeight::Uniform);
+    }
+}

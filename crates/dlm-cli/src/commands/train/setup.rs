@@ -1,0 +1,231 @@
+//! What a run works with: rows, tokenizer, mask token and model, checked against each other.
+
+use super::run_config::shifts_from_scratch;
+use crate::{
+    error::UsageError,
+    settings::{Resolved, Settings},
+};
+use anyhow::Context;
+use dlm_data::{IGNORE_INDEX, Part, PreparedData, Split};
+use dlm_model::{DiffusionInfo, LoadOptions, Model, ModelConfig};
+use dlm_tokenizer::{KeepSpecials, MaskToken, Tokenizer};
+use dlm_train::{LrScheduler, RowSource, RunConfig, Warmup};
+use serde_json::Value;
+use std::path::Path;
+use tch::{Device, Kind};
+
+/// Rows whose text is measured to turn nats per token into bits per byte.
+const MEASURED_ROWS: u64 = 4096;
+
+/// Prepared rows to train and to evaluate on.
+pub(super) struct Data {
+    pub(super) train: PreparedData,
+    pub(super) validation: Option<PreparedData>,
+}
+
+impl Data {
+    /// Opens the prepared data that the settings name, and splits validation rows off where they ask for some.
+    pub(super) fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let help = "set `dataset_prepared_path` to a folder that `dlm data prepare` wrote";
+        let path = settings.dataset_prepared_path.as_deref();
+        let path = path.ok_or(UsageError::Missing { what: "`dataset_prepared_path`", help })?;
+        let train = PreparedData::open(path, Split::Train)?;
+        if let Some(wanted) = settings.sequence_len.filter(|wanted| *wanted != train.sequence_len() as u64) {
+            return Err(UsageError::Invalid {
+                what: "`sequence_len`".to_owned(),
+                found: wanted.to_string(),
+                expected: format!("{}, with which `{path}` was prepared", train.sequence_len()),
+            }
+            .into());
+        }
+        if PreparedData::has(path, Split::Validation)? {
+            return Ok(Self { train, validation: Some(PreparedData::open(path, Split::Validation)?) });
+        }
+        let part = match settings.val_set_size {
+            0.0 => return Ok(Self { train, validation: None }),
+            share if share < 1.0 => Part::Share(share),
+            rows => Part::Rows(rows as u64),
+        };
+        let (train, validation) = train.split_off(part, settings.seed)?;
+        Ok(Self { train, validation: Some(validation) })
+    }
+
+    /// Tokens that may be masked in a byte of the validation text; `None` where rows hold prompts, for which bits per byte mean nothing.
+    pub(super) fn tokens_per_byte(&self, tokenizer: &Tokenizer, never_mask: &[i64]) -> anyhow::Result<Option<f64>> {
+        let Some(validation) = &self.validation else { return Ok(None) };
+        let (mut tokens, mut bytes) = (0usize, 0usize);
+        for index in 0..validation.rows().min(MEASURED_ROWS) {
+            let row = validation.read_row(index)?;
+            let real = row.segment_ids.iter().position(|segment| *segment == 0).unwrap_or(row.segment_ids.len());
+            if row.labels[..real].contains(&IGNORE_INDEX) {
+                return Ok(None);
+            }
+            let ids = &row.input_ids[..real];
+            tokens += ids.iter().filter(|id| !never_mask.contains(&i64::from(**id))).count();
+            let ids: Vec<u32> = ids.iter().map(|id| id.cast_unsigned()).collect();
+            bytes += tokenizer.decode(&ids, KeepSpecials::No)?.len();
+        }
+        Ok((bytes > 0).then(|| tokens as f64 / bytes as f64))
+    }
+}
+
+/// Tokenizer and model, made for each other.
+pub(super) struct Setup {
+    pub(super) model: Model,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) mask: MaskToken,
+    pub(super) never_mask: Vec<i64>,
+    /// What decides the weights beside the settings of the trainer.
+    pub(super) identity: Vec<(&'static str, Value)>,
+}
+
+impl Setup {
+    /// Loads tokenizer and model, resolves the mask token, and gives it a row in the embedding.
+    pub(super) fn new(resolved: &Resolved, data: &Data, device: Device) -> anyhow::Result<Self> {
+        let settings = &resolved.settings;
+        let mut tokenizer = load_tokenizer(settings, data)?;
+        expect_tokens_of_data(&tokenizer, &data.train)?;
+        let tokens = tokenizer.len();
+        let options = LoadOptions { device, kind: Kind::Float };
+        let base = settings.base_model.as_deref().map(|folder| Model::load(Path::new(folder), &options)).transpose()?;
+
+        let mask = resolve_mask(resolved, &mut tokenizer, base.as_ref())?;
+        let mut model = match base {
+            Some(model) => {
+                expect_rows_for(tokens, &model)?;
+                model
+            }
+            None => from_scratch(settings, &tokenizer, &options)?,
+        };
+        model.grow_vocabulary(i64::from(mask.id) + 1)?;
+        let logits_shift = model.config().logits_shift();
+        let mut info = model.diffusion().cloned().unwrap_or_else(|| DiffusionInfo::new(0, logits_shift));
+        info.mask_token_id = i64::from(mask.id);
+        info.noise_schedule = settings.diffusion.noise_schedule.to_string();
+        info.never_mask.clone_from(&settings.diffusion.never_mask);
+        model.set_diffusion(info)?;
+
+        let never_mask = tokenizer.special_ids(&settings.diffusion.never_mask)?.into_iter().map(i64::from).collect();
+        let manifest = data.train.manifest();
+        let source = settings.base_model.as_ref().or(settings.model_preset.as_ref()).or(settings.model_config.as_ref());
+        let identity = vec![
+            ("data.pipeline", Value::from(manifest.pipeline_hash.clone())),
+            ("data.inputs", Value::from(manifest.input_fingerprint.clone())),
+            ("data.rows", Value::from(data.train.rows())),
+            ("tokenizer", Value::from(tokenizer.hash())),
+            ("model", Value::from(source.cloned())),
+        ];
+        Ok(Self { model, tokenizer, mask, never_mask, identity })
+    }
+}
+
+/// The tokenizer that the settings name, else the base model's, else the one the data was prepared with.
+fn load_tokenizer(settings: &Settings, data: &Data) -> anyhow::Result<Tokenizer> {
+    Ok(match settings.tokenizer_config.as_ref().or(settings.base_model.as_ref()) {
+        Some(path) => Tokenizer::load(path)?,
+        None => data.train.tokenizer()?,
+    })
+}
+
+/// Refuses a tokenizer in which an id of the data means another token.
+fn expect_tokens_of_data(tokenizer: &Tokenizer, data: &PreparedData) -> anyhow::Result<()> {
+    if tokenizer.hash() == data.manifest().tokenizer.hash {
+        return Ok(());
+    }
+    let prepared_with = data.tokenizer()?;
+    let token = |of: &Tokenizer, id: u32| {
+        of.id_to_token(id).map_or_else(|| "no token".to_owned(), |token| format!("`{token}`"))
+    };
+    // Further tokens, such as a mask that an earlier run added, do no harm.
+    let ids = 0..u32::try_from(prepared_with.len())?;
+    match ids.into_iter().find(|&id| tokenizer.id_to_token(id) != prepared_with.id_to_token(id)) {
+        None => Ok(()),
+        Some(id) => Err(UsageError::Invalid {
+            what: format!("token {id} of the model's tokenizer"),
+            found: token(tokenizer, id),
+            expected: format!(
+                "{}, as in the data: prepare `{}` with the model's tokenizer",
+                token(&prepared_with, id),
+                data.folder().display()
+            ),
+        }
+        .into()),
+    }
+}
+
+/// Refuses a tokenizer with more tokens than the model has rows for.
+fn expect_rows_for(tokens: usize, model: &Model) -> anyhow::Result<()> {
+    let rows = model.vocab_size();
+    if tokens as i64 <= rows {
+        return Ok(());
+    }
+    Err(UsageError::Invalid {
+        what: "the number of tokens in the tokenizer".to_owned(),
+        found: tokens.to_string(),
+        expected: format!("at most {rows}, the rows of the model's embedding: they do not belong together"),
+    }
+    .into())
+}
+
+/// The mask token: as the settings say, else as the base model was trained with, else the one of the default text.
+fn resolve_mask(resolved: &Resolved, tokenizer: &mut Tokenizer, base: Option<&Model>) -> anyhow::Result<MaskToken> {
+    let settings = &resolved.settings.diffusion;
+    let given = ["diffusion.mask_token_id", "diffusion.mask_token_str"].iter().any(|key| resolved.is_given(key));
+    let id = match base.and_then(Model::mask_token_id) {
+        Some(id) if !given => Some(u32::try_from(id)?),
+        _ => settings.mask_token_id,
+    };
+    Ok(tokenizer.resolve_mask_token(id, settings.mask_token_str())?)
+}
+
+/// A model without a past, with a row for each token.
+fn from_scratch(settings: &Settings, tokenizer: &Tokenizer, options: &LoadOptions) -> anyhow::Result<Model> {
+    let tokens = i64::try_from(tokenizer.len())?;
+    let mut config = match (&settings.model_preset, &settings.model_config) {
+        (Some(preset), _) => ModelConfig::preset(preset, tokens)?,
+        (None, Some(path)) => {
+            let path = Path::new(path);
+            let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+            let object = serde_json::from_slice(&bytes).with_context(|| format!("cannot read `{}`", path.display()))?;
+            ModelConfig::from_json(object, path)?
+        }
+        (None, None) => {
+            let help =
+                "set `base_model` to a model folder, or `model_preset` (such as `tiny`) for a model from scratch";
+            return Err(UsageError::Missing { what: "`base_model`", help }.into());
+        }
+    };
+    config.vocab_size = config.vocab_size.max(tokens);
+    let has_said = config.diffusion.is_some();
+    let mut model = Model::from_config(config, settings.seed, options)?;
+    if !has_said {
+        // It has no autoregressive past from which it would have to be led away.
+        model.set_diffusion(DiffusionInfo::new(0, shifts_from_scratch(settings)))?;
+    }
+    Ok(model)
+}
+
+/// Says on standard error what is going to happen.
+pub(super) fn tell(data: &Data, model: &Model, mask: &MaskToken, config: &RunConfig) -> anyhow::Result<()> {
+    let millions = model.parameter_count() as f64 / 1e6;
+    let shift = if model.config().logits_shift() { ", each token predicted from the state before it" } else { "" };
+    eprintln!("model: {millions:.2} million parameters, {} rows in the vocabulary{shift}", model.vocab_size());
+    let validation = data.validation.as_ref().map_or(0, PreparedData::rows);
+    let (rows, seq_len) = (data.train.rows(), RowSource::seq_len(&data.train));
+    eprintln!("data: {rows} rows of {seq_len} tokens to train on, {validation} to evaluate on");
+    let added = if mask.added { ", added to the tokenizer" } else { "" };
+    eprintln!("mask: token {} `{}`{added}", mask.id, mask.text);
+    eprintln!("noise: {}", config.objective.effective_range()?);
+    if mask.in_text {
+        eprintln!("warning: ordinary text can spell the mask token; texts that hold `{}` hold masks", mask.text);
+    }
+    let schedule = &config.lr_schedule;
+    if schedule.scheduler == LrScheduler::Constant && !matches!(schedule.warmup, Warmup::Steps(0) | Warmup::Ratio(0.0))
+    {
+        eprintln!("warning: `lr_scheduler = \"constant\"` has no warmup; `constant_with_warmup` has");
+    }
+    if config.objective.max_mask_ratio.is_some_and(|max| max < 1.0) {
+        eprintln!("warning: with `max_mask_ratio` below 1, a start from nothing but masks is never trained");
+    }
+    Ok(())
+}

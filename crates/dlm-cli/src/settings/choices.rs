@@ -1,0 +1,62 @@
+//! The settings whose value is one of a few names, beyond those that the other crates define.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! choices {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name {
+            $($(#[$variant_meta])* $variant,)*
+        }
+    )*};
+}
+
+choices! {
+    /// What updates the weights. Every spelling of AdamW that Axolotl knows is accepted.
+    Optimizer {
+        /// AdamW with moments in float32.
+        #[serde(
+            rename = "adamw",
+            alias = "adamw_torch",
+            alias = "adamw_torch_fused",
+            alias = "adamw_hf",
+            alias = "adamw_8bit",
+            alias = "adamw_bnb_8bit",
+            alias = "adamw_torch_8bit",
+            alias = "paged_adamw_8bit",
+            alias = "paged_adamw_32bit",
+        )]
+        AdamW,
+    }
+
+    /// What decides when something is done in the course of training.
+    Strategy {
+        /// A number of steps.
+        Steps,
+        /// The end of each epoch.
+        Epoch,
+        /// Only the end of the run.
+        No,
+    }
+
+    /// Where a Weights & Biases run goes.
+    WandbMode {
+        /// To the server.
+        Online,
+        /// To files, to be sent later.
+        Offline,
+        /// Nowhere.
+        Disabled,
+    }
+
+    /// Whose reading of the settings to reproduce.
+    Compat {
+        /// The one documented here.
+        None,
+        /// Axolotl's diffusion plugin: always the linear schedule over its whole range, bos, eos and pad never masked,
+        /// rows as units, losses per sequence and averaged over micro-batches.
+        Axolotl,
+    }
+}

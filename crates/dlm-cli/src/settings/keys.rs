@@ -1,0 +1,300 @@
+//! Every setting with its type, its meaning and its default.
+
+use super::{
+    choices::{Compat, Optimizer, Strategy, WandbMode},
+    lenient::{
+        Count, Device, Fraction, Positive, ProperFraction, Rate, Switch, Text, TokenId, Whole, choice, list, one,
+        optional,
+    },
+};
+use dlm_diffusion::{Accumulation, LossNormalization, LossWeight, PackingIsolation, ScheduleName, Timesteps};
+use dlm_train::LrScheduler;
+use serde::{Deserialize, Serialize};
+
+/// The settings of a run, under the names Axolotl's users know where it has one.
+///
+/// Read from layers by [`resolve`](super::resolve); a value of the wrong kind or outside its range never gets this far.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct Settings {
+    /// Folder of the Hugging Face checkpoint to start from.
+    #[serde(deserialize_with = "optional::<Text, _>")]
+    pub base_model: Option<String>,
+    /// Size of a model made from scratch, in place of `base_model`.
+    #[serde(deserialize_with = "optional::<Text, _>")]
+    pub model_preset: Option<String>,
+    /// `config.json` of a model made from scratch, in place of `base_model`.
+    #[serde(deserialize_with = "optional::<Text, _>")]
+    pub model_config: Option<String>,
+    /// Folder or `tokenizer.json` of the tokenizer; unset, the one of `base_model`, or else the one the data was prepared with.
+    #[serde(deserialize_with = "optional::<Text, _>")]
+    pub tokenizer_config: Option<String>,
+
+    /// Folder of prepared data: what `dlm data prepare` wrote.
+    #[serde(deserialize_with = "optional::<Text, _>")]
+    pub dataset_prepared_path: Option<String>,
+    /// Tokens in a row; unset, as the data was prepared.
+    #[serde(deserialize_with = "optional::<Count, _>")]
+    pub sequence_len: Option<u64>,
+    /// Part of the training rows held out for validation (below 1), or their number; only for data without a `validation` folder.
+    #[serde(deserialize_with = "one::<Rate, _>")]
+    pub val_set_size: f64,
+    /// Whether documents of a packed row are apart in everything, or share positions, timestep and normalisation as in Axolotl.
+    #[serde(deserialize_with = "choice")]
+    pub packing_isolation: PackingIsolation,
+
+    /// Rows in one forward and backward pass.
+    #[serde(deserialize_with = "one::<Count, _>")]
+    pub micro_batch_size: u64,
+    /// Micro-batches in one step of the optimiser.
+    #[serde(deserialize_with = "one::<Count, _>")]
+    pub gradient_accumulation_steps: u64,
+    /// Steps of the optimiser; unset, `num_epochs` decides.
+    #[serde(deserialize_with = "optional::<Count, _>")]
+    pub max_steps: Option<u64>,
+    /// Passes over the training data, when `max_steps` is unset.
+    #[serde(deserialize_with = "one::<Positive, _>")]
+    pub num_epochs: f64,
+    /// What updates the weights.
+    #[serde(deserialize_with = "choice")]
+    pub optimizer: Optimizer,
+    /// Learning rate at the end of the warmup.
+    #[serde(deserialize_with = "one::<Rate, _>")]
+    pub learning_rate: f64,
+    /// How the learning rate falls after the warmup.
+    #[serde(deserialize_with = "choice")]
+    pub lr_scheduler: LrScheduler,
+    /// Steps over which the learning rate rises from 0; in place of `warmup_ratio`.
+    #[serde(deserialize_with = "optional::<Whole, _>")]
+    pub warmup_steps: Option<u64>,
+    /// Part of all steps over which the learning rate rises from 0.
+    #[serde(deserialize_with = "one::<Fraction, _>")]
+    pub warmup_ratio: f64,
+    /// Decoupled weight decay of the matrices; norms and biases do not decay.
+    #[serde(deserialize_with = "one::<Rate, _>")]
+    pub weight_decay: f64,
+    /// Decay of AdamW's mean of gradients.
+    #[serde(deserialize_with = "one::<ProperFraction, _>")]
+    pub adam_beta1: f64,
+    /// Decay of AdamW's mean of squared gradients.
+    #[serde(deserialize_with = "one::<ProperFraction, _>")]
+    pub adam_beta2: f64,
+    /// What AdamW adds to its denominator.
+    #[serde(deserialize_with = "one::<Positive, _>")]
+    pub adam_epsilon: f64,
+    /// Largest norm of the gradient; 0 does not clip.
+    #[serde(deserialize_with = "one::<Rate, _>")]
+    pub max_grad_norm: f64,
+
+    /// When to evaluate.
+    #[serde(deserialize_with = "choice")]
+    pub eval_strategy: Strategy,
+    /// Steps between evaluations.
+    #[serde(deserialize_with = "optional::<Count, _>")]
+    pub eval_steps: Option<u64>,
+    /// Evaluations in an epoch, in place of `eval_steps`.
+    #[serde(deserialize_with = "optional::<Count, _>")]
+    pub evals_per_epoch: Option<u64>,
+    /// When to save a checkpoint.
+    #[serde(deserialize_with = "choice")]
+    pub save_strategy: Strategy,
+    /// Steps between checkpoints.
+    #[serde(deserialize_with = "optional::<Count, _>")]
+    pub save_steps: Option<u64>,
+    /// Checkpoints in an epoch, in place of `save_steps`.
+    #[serde(deserialize_with = "optional::<Count, _>")]
+    pub saves_per_epoch: Option<u64>,
+    /// Newest checkpoints that are kept; unset keeps all.
+    #[serde(deserialize_with = "optional::<Count, _>")]
+    pub save_total_limit: Option<u64>,
+    /// Steps between lines of `metrics.jsonl`.
+    #[serde(deserialize_with = "one::<Count, _>")]
+    pub logging_steps: u64,
+    /// The run's folder: the model, checkpoints, metrics and samples.
+    #[serde(deserialize_with = "one::<Text, _>")]
+    pub output_dir: String,
+
+    /// Whether to send the run to Weights & Biases; unset, when `wandb_project` is set.
+    #[serde(deserialize_with = "optional::<Switch, _>")]
+    pub use_wandb: Option<bool>,
+    /// Project of the Weights & Biases run.
+    #[serde(deserialize_with = "optional::<Text, _>")]
+    pub wandb_project: Option<String>,
+    /// User or team of the Weights & Biases run.
+    #[serde(deserialize_with = "optional::<Text, _>")]
+    pub wandb_entity: Option<String>,
+    /// Name of the Weights & Biases run.
+    #[serde(deserialize_with = "optional::<Text, _>")]
+    pub wandb_name: Option<String>,
+    /// Id of the Weights & Biases run, to go on with it later.
+    #[serde(deserialize_with = "optional::<Text, _>")]
+    pub wandb_run_id: Option<String>,
+    /// Whether the run is sent, kept in files, or neither.
+    #[serde(deserialize_with = "choice")]
+    pub wandb_mode: WandbMode,
+
+    /// What every random choice follows from.
+    #[serde(deserialize_with = "one::<Whole, _>")]
+    pub seed: u64,
+    /// Where tensors live: `auto`, `cpu`, `cuda` or `cuda:N`.
+    #[serde(deserialize_with = "one::<Device, _>")]
+    pub device: String,
+    /// Threads for tensors and for data; unset, as many as there are cores.
+    #[serde(deserialize_with = "optional::<Count, _>")]
+    pub threads: Option<u64>,
+
+    /// Masked diffusion itself.
+    pub diffusion: Diffusion,
+}
+
+/// The `diffusion` block: how tokens are masked, what the loss is, and how samples are made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct Diffusion {
+    /// How the masking probability rises with the timestep.
+    #[serde(deserialize_with = "choice")]
+    pub noise_schedule: ScheduleName,
+    /// Smallest masking probability that is trained; unset, the schedule's.
+    #[serde(deserialize_with = "optional::<Fraction, _>")]
+    pub min_mask_ratio: Option<f64>,
+    /// Largest masking probability that is trained; unset, the schedule's.
+    #[serde(deserialize_with = "optional::<Fraction, _>")]
+    pub max_mask_ratio: Option<f64>,
+    /// Denoising steps at inference, where nothing else says.
+    #[serde(deserialize_with = "one::<Count, _>")]
+    pub num_diffusion_steps: u64,
+    /// Masking probability at timestep 0.
+    #[serde(deserialize_with = "one::<Fraction, _>")]
+    pub eps: f64,
+    /// Whether masked tokens are weighted as `loss_weight` says, or all alike.
+    #[serde(deserialize_with = "one::<Switch, _>")]
+    pub importance_weighting: bool,
+    /// What weights a masked token.
+    #[serde(deserialize_with = "choice")]
+    pub loss_weight: LossWeight,
+    /// What the sum of losses is divided by.
+    #[serde(deserialize_with = "choice")]
+    pub loss_normalization: LossNormalization,
+    /// Over what counts are taken when gradients accumulate.
+    #[serde(deserialize_with = "choice")]
+    pub accumulation: Accumulation,
+    /// How timesteps are drawn.
+    #[serde(deserialize_with = "choice")]
+    pub timesteps: Timesteps,
+    /// Tokens that are never masked: `bos`, `eos`, `pad`, `unk`, or the text of a token.
+    #[serde(deserialize_with = "list")]
+    pub never_mask: Vec<String>,
+    /// Text of the mask token; added to the tokenizer when it has none of that text.
+    #[serde(deserialize_with = "optional::<Text, _>")]
+    pub mask_token_str: Option<String>,
+    /// Id of a token to use as the mask, in place of `mask_token_str`.
+    #[serde(deserialize_with = "optional::<TokenId, _>")]
+    pub mask_token_id: Option<u32>,
+    /// Whether samples are made while training.
+    #[serde(deserialize_with = "one::<Switch, _>")]
+    pub generate_samples: bool,
+    /// Training steps between samples.
+    #[serde(deserialize_with = "one::<Count, _>")]
+    pub generation_interval: u64,
+    /// Samples made at a time.
+    #[serde(deserialize_with = "one::<Count, _>")]
+    pub num_generation_samples: u64,
+    /// Denoising steps of a sample made while training.
+    #[serde(deserialize_with = "one::<Count, _>")]
+    pub generation_steps: u64,
+    /// Temperature of samples; 0 takes the most likely token.
+    #[serde(deserialize_with = "one::<Rate, _>")]
+    pub generation_temperature: f64,
+    /// Longest sample made while training, in tokens.
+    #[serde(deserialize_with = "one::<Count, _>")]
+    pub generation_max_length: u64,
+    /// Whose reading of these settings to reproduce.
+    #[serde(deserialize_with = "choice")]
+    pub compat: Compat,
+}
+
+/// Text of the mask token where the settings name none.
+pub const DEFAULT_MASK_TOKEN: &str = "<|diffusion_mask|>";
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            base_model: None,
+            model_preset: None,
+            model_config: None,
+            tokenizer_config: None,
+            dataset_prepared_path: None,
+            sequence_len: None,
+            val_set_size: 0.0,
+            packing_isolation: PackingIsolation::Document,
+            micro_batch_size: 4,
+            gradient_accumulation_steps: 1,
+            max_steps: None,
+            num_epochs: 1.0,
+            optimizer: Optimizer::AdamW,
+            learning_rate: 1e-4,
+            lr_scheduler: LrScheduler::Cosine,
+            warmup_steps: None,
+            warmup_ratio: 0.0,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            eval_strategy: Strategy::Steps,
+            eval_steps: None,
+            evals_per_epoch: None,
+            save_strategy: Strategy::Steps,
+            save_steps: None,
+            saves_per_epoch: None,
+            save_total_limit: Some(4),
+            logging_steps: 1,
+            output_dir: "model-out".to_owned(),
+            use_wandb: None,
+            wandb_project: None,
+            wandb_entity: None,
+            wandb_name: None,
+            wandb_run_id: None,
+            wandb_mode: WandbMode::Online,
+            seed: 42,
+            device: "auto".to_owned(),
+            threads: None,
+            diffusion: Diffusion::default(),
+        }
+    }
+}
+
+impl Default for Diffusion {
+    fn default() -> Self {
+        Self {
+            noise_schedule: ScheduleName::Linear,
+            min_mask_ratio: None,
+            max_mask_ratio: None,
+            num_diffusion_steps: 128,
+            eps: 1e-3,
+            importance_weighting: true,
+            loss_weight: LossWeight::Auto,
+            loss_normalization: LossNormalization::Token,
+            accumulation: Accumulation::Global,
+            timesteps: Timesteps::Stratified,
+            never_mask: vec!["bos".to_owned()],
+            mask_token_str: Some(DEFAULT_MASK_TOKEN.to_owned()),
+            mask_token_id: None,
+            generate_samples: true,
+            generation_interval: 100,
+            num_generation_samples: 3,
+            generation_steps: 128,
+            generation_temperature: 0.0,
+            generation_max_length: 100,
+            compat: Compat::None,
+        }
+    }
+}
+
+impl Diffusion {
+    /// Text of the mask token.
+    #[must_use]
+    pub fn mask_token_str(&self) -> &str {
+        self.mask_token_str.as_deref().unwrap_or(DEFAULT_MASK_TOKEN)
+    }
+}
