@@ -117,7 +117,7 @@ fn a_corrupt_parquet_file_is_named() {
 #[test]
 fn an_empty_result_is_an_error() {
     let scratch = with_rows("[[step]]\nfilter = \"length(text) > 100000\"");
-    scratch.refuse(&["data", "prepare", "pipeline.toml"], FAILED, &["no rows"]);
+    scratch.refuse(&["data", "prepare", "pipeline.toml"], FAILED, &["nothing to write", "40 rows"]);
     assert_nothing_written(&scratch, "data");
 }
 
@@ -186,7 +186,8 @@ fn a_mistyped_or_impossible_value_is_refused_with_its_place() {
     scratch.refuse(&["config", "show", "--config", "run.toml"], USAGE, &["run.toml", "max_steps", "many"]);
     scratch.refuse(&["config", "show", "--set", "diffusion.eps=2"], USAGE, &["diffusion.eps", "2", "--set"]);
     scratch.refuse(&["config", "show", "--set", "micro_batch_size=0"], USAGE, &["micro_batch_size"]);
-    let upside_down = ["config", "show", "--set", "diffusion.min_mask_ratio=0.9", "--set", "diffusion.max_mask_ratio=0.2"];
+    let upside_down =
+        ["config", "show", "--set", "diffusion.min_mask_ratio=0.9", "--set", "diffusion.max_mask_ratio=0.2"];
     scratch.refuse(&upside_down, USAGE, &["min_mask_ratio", "max_mask_ratio"]);
     scratch.refuse(&["sample", "--mask", "1.5", "--prompt", "x"], USAGE, &["1.5"]);
     scratch.refuse(&["conjure"], USAGE, &["conjure"]);
@@ -200,7 +201,7 @@ fn a_tokenizer_and_a_model_that_do_not_fit_are_refused() {
     for file in ["tokenizer.json", "tokenizer_config.json"] {
         fs::copy(other.join(file), scratch.path("model").join(file)).unwrap();
     }
-    scratch.refuse(&train(&["base_model=model"]), FAILED, &["tokenizer"]);
+    scratch.refuse(&train(&["base_model=model"]), USAGE, &["tokenizer", "prepare"]);
     // A tokenizer with more tokens than the model has rows.
     copy_model(&scratch, "model");
     let mut tokenizer: serde_json::Value = serde_json::from_str(&scratch.read("model/tokenizer.json")).unwrap();
@@ -212,7 +213,7 @@ fn a_tokenizer_and_a_model_that_do_not_fit_are_refused() {
         added.push(token);
     }
     scratch.write("model/tokenizer.json", tokenizer.to_string());
-    scratch.refuse(&["sample", "--model", "model", "--prompt", "x"], FAILED, &["tokenizer", "rows"]);
+    scratch.refuse(&["sample", "--model", "model", "--prompt", "x"], USAGE, &["tokenizer", "rows"]);
     assert_nothing_written(&scratch, "run");
 }
 
@@ -222,14 +223,16 @@ fn a_folder_that_may_not_be_written_is_named() {
     // Not even root makes folders there.
     let forbidden = "/sys/dlm-test";
     scratch.refuse(&["data", "prepare", "pipeline.toml", "--output", forbidden], FAILED, &[forbidden]);
-    let arguments: Vec<&str> = TRAIN.into_iter().chain(["output_dir=/sys/dlm-test", "--set", "base_model=model"]).collect();
+    let arguments: Vec<&str> =
+        TRAIN.into_iter().chain(["output_dir=/sys/dlm-test", "--set", "base_model=model"]).collect();
     scratch.refuse(&arguments, FAILED, &[forbidden]);
 }
 
 /// Runs dlm with a file system of `size` mounted on the folder `small`, seen by nobody else.
 fn on_a_small_disk(scratch: &Scratch, size: &str, arguments: &str) -> (Option<i32>, String) {
     fs::create_dir_all(scratch.path("small")).unwrap();
-    let script = format!("mount -t tmpfs -o size={size} none small && {DLM} {arguments}; code=$?; ls -a small >&2; exit $code");
+    let script =
+        format!("mount -t tmpfs -o size={size} none small && {DLM} {arguments}; code=$?; ls -a small >&2; exit $code");
     let mut command = Command::new("unshare");
     if !nix_is_root() {
         command.args(["--user", "--map-root-user"]);

@@ -10,9 +10,9 @@ fn joined(numbers: impl IntoIterator<Item = i64>) -> String {
 
 /// Whether the command line can pose the case: greedy, and every token visible to every other.
 fn can_be_asked(case: &Value) -> bool {
-    let visible = case["options"]["attention_mask"].as_array().is_none_or(|rows| {
-        rows.iter().flat_map(integers).all(|value| value == 1)
-    });
+    let visible = case["options"]["attention_mask"]
+        .as_array()
+        .is_none_or(|rows| rows.iter().flat_map(integers).all(|value| value == 1));
     number(&case["temperature"]) == Some(0.0) && visible && case.get("fragile").is_none() && case.get("error").is_none()
 }
 

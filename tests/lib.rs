@@ -3,7 +3,8 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output},
+    time::{Duration, Instant},
 };
 
 /// The repository's root.
@@ -88,6 +89,28 @@ impl Scratch {
     #[must_use]
     pub fn run(&self, arguments: &[&str]) -> Finished {
         Finished::from(self.command(arguments).output().expect("the program starts"))
+    }
+
+    /// Waits until the run in `output` has a checkpoint, then says whether it is still running.
+    ///
+    /// # Panics
+    /// When the run fails before, or takes longer than two minutes.
+    pub fn wait_for_a_checkpoint(&self, output: &str, child: &mut Child) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            let has_one = fs::read_dir(self.path(output)).is_ok_and(|mut entries| {
+                entries.any(|entry| entry.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("checkpoint-")))
+            });
+            if let Some(status) = child.try_wait().expect("the state of the run") {
+                assert!(status.success(), "the run failed before its first checkpoint");
+                return false;
+            }
+            if has_one {
+                return true;
+            }
+            assert!(Instant::now() < deadline, "no checkpoint within two minutes");
+            std::thread::sleep(Duration::from_millis(5)); // polls a condition; the deadline above is its end
+        }
     }
 
     /// Runs dlm, which has to succeed, and gives its standard output.

@@ -2,10 +2,7 @@
 
 use dlm_tests::{Finished, Scratch};
 use serde_json::{Value, json};
-use std::{
-    process::{Child, Stdio},
-    time::{Duration, Instant},
-};
+use std::process::{Child, Stdio};
 
 const DLM: &str = env!("CARGO_BIN_EXE_dlm-under-test");
 const STEPS: usize = 60;
@@ -13,7 +10,9 @@ const STEPS: usize = 60;
 fn prepared() -> Scratch {
     let scratch = Scratch::new(DLM);
     let rows: String = (0..120)
-        .map(|i| format!("{}\n", json!({ "text": format!("Row {i} counts from {} to {} and back.", i * 3, i * 5 + 2) })))
+        .map(|i| {
+            format!("{}\n", json!({ "text": format!("Row {i} counts from {} to {} and back.", i * 3, i * 5 + 2) }))
+        })
         .collect();
     scratch.write("rows.jsonl", rows);
     let tokenizer = dlm_golden::model("llama").canonicalize().unwrap();
@@ -37,7 +36,9 @@ fn prepared() -> Scratch {
 }
 
 fn arguments(output: &str) -> Vec<String> {
-    ["train", "--profile", "pretrain", "--config", "run.toml", "--set", &format!("output_dir={output}")].map(str::to_owned).to_vec()
+    ["train", "--profile", "pretrain", "--config", "run.toml", "--set", &format!("output_dir={output}")]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 fn train(scratch: &Scratch, output: &str, more: &[&str]) -> Child {
@@ -48,25 +49,6 @@ fn train(scratch: &Scratch, output: &str, more: &[&str]) -> Child {
 
 fn finish(child: Child) -> Finished {
     Finished::from(child.wait_with_output().unwrap())
-}
-
-/// Waits until the run has a checkpoint, then says whether it is still running.
-fn wait_for_a_checkpoint(scratch: &Scratch, output: &str, child: &mut Child) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    loop {
-        let has_one = std::fs::read_dir(scratch.path(output)).is_ok_and(|mut entries| {
-            entries.any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with("checkpoint-"))
-        });
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "the run failed before its first checkpoint");
-            return false;
-        }
-        if has_one {
-            return true;
-        }
-        assert!(Instant::now() < deadline, "no checkpoint within two minutes");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Everything logged but what the clock and the machine decide.
@@ -82,7 +64,11 @@ fn comparable(scratch: &Scratch, name: &str) -> Vec<Value> {
 
 fn assert_same_run(scratch: &Scratch, expected: &str, found: &str) {
     for file in ["metrics.jsonl", "samples.jsonl"] {
-        assert_eq!(comparable(scratch, &format!("{found}/{file}")), comparable(scratch, &format!("{expected}/{file}")), "{file}");
+        assert_eq!(
+            comparable(scratch, &format!("{found}/{file}")),
+            comparable(scratch, &format!("{expected}/{file}")),
+            "{file}"
+        );
     }
     let weights = |output: &str| std::fs::read(scratch.path(output).join("model.safetensors")).unwrap();
     assert!(weights(expected) == weights(found), "the weights differ");
@@ -93,10 +79,13 @@ fn a_killed_run_resumes_with_the_losses_of_an_unbroken_one_to_the_bit() {
     let scratch = prepared();
     let whole = finish(train(&scratch, "whole", &[]));
     assert_eq!(whole.code, Some(0), "{}", whole.stderr);
-    assert_eq!(scratch.json_lines("whole/metrics.jsonl").iter().filter(|line| line["train/loss"].is_number()).count(), STEPS);
+    assert_eq!(
+        scratch.json_lines("whole/metrics.jsonl").iter().filter(|line| line["train/loss"].is_number()).count(),
+        STEPS
+    );
 
     let mut child = train(&scratch, "killed", &[]);
-    let was_running = wait_for_a_checkpoint(&scratch, "killed", &mut child);
+    let was_running = scratch.wait_for_a_checkpoint("killed", &mut child);
     child.kill().unwrap(); // SIGKILL: nothing can be tidied up
     child.wait().unwrap();
     assert!(was_running, "the run ended before it could be killed");
@@ -113,7 +102,7 @@ fn an_interrupted_run_saves_and_says_so_with_its_exit_code() {
     assert_eq!(whole.code, Some(0), "{}", whole.stderr);
 
     let mut child = train(&scratch, "stopped", &[]);
-    assert!(wait_for_a_checkpoint(&scratch, "stopped", &mut child), "the run ended before it could be interrupted");
+    assert!(scratch.wait_for_a_checkpoint("stopped", &mut child), "the run ended before it could be interrupted");
     let interrupted = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(interrupted.success());
     let stopped = finish(child);

@@ -70,7 +70,8 @@ fn prepared() -> Scratch {
 }
 
 fn train(scratch: &Scratch, url: &str, more: &[&str]) -> dlm_tests::Finished {
-    let arguments: Vec<&str> = ["train", "--profile", "pretrain", "--config", "run.toml"].iter().chain(more).copied().collect();
+    let arguments: Vec<&str> =
+        ["train", "--profile", "pretrain", "--config", "run.toml"].iter().chain(more).copied().collect();
     let mut command = scratch.command(&arguments);
     command.env("WANDB_BASE_URL", url).env("WANDB_API_KEY", KEY);
     dlm_tests::Finished::from(command.output().unwrap())
@@ -101,7 +102,12 @@ fn a_run_arrives_whole_with_config_history_samples_and_exit_code() {
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
         .unwrap();
-    assert!(check.status.success(), "{}{}", String::from_utf8_lossy(&check.stdout), String::from_utf8_lossy(&check.stderr));
+    assert!(
+        check.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&check.stdout),
+        String::from_utf8_lossy(&check.stderr)
+    );
     // The key is nowhere in the run's folder.
     for file in ["settings.toml", "metrics.jsonl", "dlm.log"] {
         assert!(!scratch.read(&format!("run/{file}")).contains(KEY), "{file}");
@@ -117,7 +123,7 @@ fn a_refused_key_stops_the_run_before_it_trains() {
     let finished = dlm_tests::Finished::from(command.output().unwrap());
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);
     assert!(finished.stderr.contains("key"), "{}", finished.stderr);
-    assert!(!scratch.path("run/metrics.jsonl").exists());
+    assert!(!scratch.path("run").exists(), "a refused run leaves no folder");
     let mut process = server.process;
     process.kill().unwrap();
     process.wait().unwrap();
@@ -127,8 +133,20 @@ fn a_refused_key_stops_the_run_before_it_trains() {
 fn a_resumed_run_goes_on_in_the_same_run_of_the_tracker() {
     let scratch = prepared();
     let server = Server::start(&scratch);
-    let first = train(&scratch, &server.url, &["--set", "max_steps=3"]);
-    assert_eq!(first.code, Some(0), "{}", first.stderr);
+    let longer = ["--set", "max_steps=40", "--set", "diffusion.generate_samples=false"];
+    let arguments: Vec<&str> =
+        ["train", "--profile", "pretrain", "--config", "run.toml"].into_iter().chain(longer).collect();
+    let mut command = scratch.command(&arguments);
+    command.env("WANDB_BASE_URL", &server.url).env("WANDB_API_KEY", KEY).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    assert!(scratch.wait_for_a_checkpoint("run", &mut child), "the run ended before it could be killed");
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let resumed = train(&scratch, &server.url, &[&longer[..], &["--resume"]].concat());
+    assert_eq!(resumed.code, Some(0), "{}", resumed.stderr);
     let run = server.stop(&scratch);
-    assert_eq!(run["history"].as_array().unwrap().iter().filter(|row| row["train/loss"].is_number()).count(), 3);
+    let steps: Vec<u64> = run["history"].as_array().unwrap().iter().filter_map(|row| row["_step"].as_u64()).collect();
+    assert_eq!(steps, (1..=40).collect::<Vec<_>>());
+    assert_eq!(run["exitcode"], 0);
 }

@@ -92,9 +92,18 @@ generation_steps = 4
     // 320 tokens: a model that knows nothing is at ln 320 = 5.77 nats per token.
     let nelbo = series("train/nelbo");
     assert!(mean(&nelbo[20..]) < mean(&nelbo[..5]) - 0.5, "{nelbo:?}");
-    for name in ["accuracy", "mask_ratio", "num_masked_tokens", "avg_p_mask", "ce_loss", "importance_weight_avg",
-        "learning_rate", "grad_norm", "tokens_per_s", "epoch"]
-    {
+    for name in [
+        "accuracy",
+        "mask_ratio",
+        "num_masked_tokens",
+        "avg_p_mask",
+        "ce_loss",
+        "importance_weight_avg",
+        "learning_rate",
+        "grad_norm",
+        "tokens_per_s",
+        "epoch",
+    ] {
         assert_eq!(series(&format!("train/{name}")).len(), 30, "train/{name}");
     }
     assert_eq!(series("eval/nelbo").len(), 2);
@@ -104,17 +113,35 @@ generation_steps = 4
     let steps: BTreeSet<u64> = samples.iter().filter_map(|sample| sample["step"].as_u64()).collect();
     assert_eq!(steps, BTreeSet::from([10, 20, 30]));
     assert_eq!(samples.len(), 6);
-    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "settings.toml",
-        "checkpoint-20/optimizer.safetensors", "checkpoint-20/trainer_state.json", "checkpoint-20/config.json"]
-    {
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "settings.toml",
+        "checkpoint-20/optimizer.safetensors",
+        "checkpoint-20/trainer_state.json",
+        "checkpoint-20/config.json",
+    ] {
         assert!(scratch.path("run").join(name).is_file(), "{name}");
     }
     assert!(scratch.read("run/loss_curve.svg").starts_with("<svg"));
     let config: Value = serde_json::from_str(&scratch.read("run/config.json")).unwrap();
     let mask_token_id = config["diffusion"]["mask_token_id"].as_u64().expect("a mask token");
 
+    assert_eq!(config["diffusion"]["logits_shift"], false, "a model from scratch has no autoregressive past");
+
     let completion: Value = serde_json::from_str(&scratch.succeed(&[
-        "sample", "--model", "run", "--prompt", "On day 3 the fox went to the", "--complete", "12", "--steps", "5", "--json",
+        "sample",
+        "--model",
+        "run",
+        "--prompt",
+        "On day 3 the fox went to the",
+        "--complete",
+        "12",
+        "--steps",
+        "5",
+        "--json",
         "--trace",
     ]))
     .unwrap();
@@ -135,7 +162,8 @@ generation_steps = 4
     // The same seed masks the same tokens; another one, others.
     let infill = |seed: &str| -> Value {
         let text = "On day 3 the fox went to the barn. It saw 5 of its friends there.";
-        let output = scratch.succeed(&["sample", "--model", "run", "--prompt", text, "--mask", "0.4", "--seed", seed, "--json"]);
+        let output =
+            scratch.succeed(&["sample", "--model", "run", "--prompt", text, "--mask", "0.4", "--seed", seed, "--json"]);
         serde_json::from_str::<Value>(&output).unwrap()["masked_positions"].clone()
     };
     assert_eq!(infill("1"), infill("1"));
@@ -163,7 +191,7 @@ chat = {{ format = "alpaca" }}
 [[step]]
 tokenize = {{ tokenizer = {base:?} }}
 [[step]]
-pack = {{ sequence_len = 128 }}
+pack = {{ sequence_len = 256 }}
 [output]
 path = "data"
 "#
@@ -182,7 +210,7 @@ datasets:
   - path: answers.jsonl
     type: alpaca
 dataset_prepared_path: data
-sequence_len: 128
+sequence_len: 256
 sample_packing: true
 micro_batch_size: 2
 gradient_accumulation_steps: 2
@@ -206,6 +234,7 @@ diffusion:
   generation_interval: 3
   num_generation_samples: 1
   generation_steps: 4
+  generation_max_length: 200
 ",
             base.display()
         ),
@@ -233,6 +262,36 @@ diffusion:
     assert!(output.status.success(), "{stdout}\n{stderr}");
     assert!(stdout.contains("Say the number 3."), "{stdout}");
     assert!(stderr.contains('7'), "the ratio that makes no sense is named: {stderr}");
+}
+
+#[test]
+fn a_model_from_scratch_shifts_its_logits_when_asked_to() {
+    let scratch = prepared_corpus();
+    scratch.write("config.json", tiny_config(320));
+    let loss = |name: &str, shift: &str| {
+        let (output, shift) = (format!("output_dir={name}"), format!("diffusion.logits_shift={shift}"));
+        scratch.succeed(&[
+            "train",
+            "--profile",
+            "pretrain",
+            "--set",
+            "model_config=config.json",
+            "--set",
+            "dataset_prepared_path=data",
+            "--set",
+            "max_steps=2",
+            "--set",
+            &output,
+            "--set",
+            &shift,
+        ]);
+        let config: Value = serde_json::from_str(&scratch.read(&format!("{name}/config.json"))).unwrap();
+        let loss = scratch.json_lines(&format!("{name}/metrics.jsonl"))[0]["train/loss"].as_f64();
+        (config["diffusion"]["logits_shift"].as_bool(), loss)
+    };
+    let (shifted, plain) = (loss("shifted", "true"), loss("plain", "false"));
+    assert_eq!((shifted.0, plain.0), (Some(true), Some(false)));
+    assert_ne!(shifted.1, plain.1);
 }
 
 #[test]

@@ -223,6 +223,9 @@ pub struct SampleArgs {
     /// Show the tokens after every step
     #[arg(long, help_heading = "Output")]
     pub trace: bool,
+    /// Draw the denoising into this file, as an SVG that plays it
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub svg: Option<PathBuf>,
     /// Where settings come from.
     #[command(flatten)]
     pub settings: SettingsArgs,

@@ -4,6 +4,7 @@ use crate::{
     args::{MaskingArgs, SamplingArgs},
     error::UsageError,
     settings::Resolved,
+    trace_svg::Piece,
 };
 use dlm_diffusion::{NoiseKey, Purpose};
 use dlm_model::{LoadOptions, Model};
@@ -89,6 +90,7 @@ impl Inference {
         let folder = model_folder(model, resolved)?;
         let model = Model::load(&folder, &LoadOptions { device, kind: Kind::Float })?;
         let tokenizer = Tokenizer::load(&folder)?;
+        expect_rows_for(tokenizer.len(), &model)?;
         let settings = &resolved.settings.diffusion;
         let given = ["diffusion.mask_token_id", "diffusion.mask_token_str"].iter().any(|key| resolved.is_given(key));
         let mask_token_id = match model.mask_token_id() {
@@ -176,6 +178,22 @@ impl Inference {
         self.spans_of(canvas.ids(), canvas.masked_positions(), original)
     }
 
+    /// The finished canvas token by token, each with the step that revealed it.
+    pub(crate) fn pieces(&self, answer: &Answer) -> anyhow::Result<Vec<Piece>> {
+        let generation = &answer.generation;
+        let mut pieces = Vec::with_capacity(generation.ids.len());
+        let mut before = String::new();
+        for position in 0..generation.ids.len() {
+            let until = self.text(&generation.ids[..=position])?;
+            // A token that is a part of a character shows with the one that completes it.
+            let text = until.strip_prefix(&before).unwrap_or_default().to_owned();
+            let revealed = generation.reveals.iter().find(|reveal| reveal.position == position);
+            pieces.push(Piece { text, revealed_at: revealed.map(|reveal| reveal.step) });
+            before = until;
+        }
+        Ok(pieces)
+    }
+
     fn spans_of(&self, ids: &[i64], masked: &[usize], original: &[i64]) -> anyhow::Result<Vec<Span>> {
         let outcomes = outcomes(ids, masked, original, self.mask.id.into());
         let mut all = Vec::new();
@@ -198,6 +216,20 @@ impl Inference {
         }
         Ok(all)
     }
+}
+
+/// Refuses a tokenizer with more tokens than the model has rows for.
+pub(crate) fn expect_rows_for(tokens: usize, model: &Model) -> anyhow::Result<()> {
+    let rows = model.vocab_size();
+    if tokens as i64 <= rows {
+        return Ok(());
+    }
+    Err(UsageError::Invalid {
+        what: "the number of tokens in the tokenizer".to_owned(),
+        found: tokens.to_string(),
+        expected: format!("at most {rows}, the rows of the model's embedding: they do not belong together"),
+    }
+    .into())
 }
 
 fn model_folder(given: Option<&Path>, resolved: &Resolved) -> Result<PathBuf, UsageError> {

@@ -24,6 +24,7 @@ mod inference;
 mod paint;
 pub mod report;
 pub mod settings;
+mod trace_svg;
 mod tracking;
 
 use args::{Cli, Command};

@@ -45,7 +45,13 @@ pub fn exit_code(outcome: anyhow::Result<()>) -> ExitCode {
 }
 
 fn is_misuse(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<SettingsError>() || cause.is::<UsageError>())
+    let is_pipeline = |error: &DataError| {
+        use DataError::{AmbiguousOverride, Pipeline, UnknownOverride};
+        matches!(error, Pipeline { .. } | UnknownOverride { .. } | AmbiguousOverride { .. })
+    };
+    error.chain().any(|cause| {
+        cause.is::<SettingsError>() || cause.is::<UsageError>() || cause.downcast_ref().is_some_and(is_pipeline)
+    })
 }
 
 /// How a report looks.

@@ -1,10 +1,11 @@
 //! A run on Weights & Biases: metrics, samples as a table, and how it ended.
 
 use crate::{
+    commands::train::say,
     error::UsageError,
     settings::{Resolved, WandbMode},
 };
-use dlm_train::{MetricSink, Outcome, Preview, Progress, Start, TrainError};
+use dlm_train::{METRICS_FILE, MetricSink, Outcome, Preview, Progress, Start, TrainError, read_metrics};
 use dlm_wandb::{Mode, Object, Resume, Run, Table, WandbError};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,8 @@ pub(crate) struct Tracking {
     settings: dlm_wandb::Settings,
     config: serde_json::Value,
     id_file: PathBuf,
+    /// The metrics of the part of the run that is over, where one is resumed.
+    logged_before: Option<PathBuf>,
     run: Option<Run>,
     told: bool,
 }
@@ -62,7 +65,8 @@ impl Tracking {
             settings.resume = Resume::Allow;
         }
         let config = serde_json::to_value(ours)?;
-        Ok(Some(Self { settings, config, id_file, run: None, told: false }))
+        let logged_before = (start == Start::Resume).then(|| output_dir.join(METRICS_FILE));
+        Ok(Some(Self { settings, config, id_file, logged_before, run: None, told: false }))
     }
 
     /// Does something with the run; what goes wrong is told once.
@@ -75,17 +79,23 @@ impl Tracking {
 
     fn warn(&mut self, error: &WandbError) {
         if !std::mem::replace(&mut self.told, true) {
-            eprintln!("warning: Weights & Biases: {error}; training goes on");
+            say!("warning: Weights & Biases: {error}; training goes on");
         }
     }
 }
 
 impl MetricSink for Tracking {
-    fn begin(&mut self, _progress: &Progress) -> dlm_train::Result<()> {
+    fn begin(&mut self, progress: &Progress) -> dlm_train::Result<()> {
         let run = Run::start(self.settings.clone(), self.config.clone()).map_err(TrainError::sink)?;
         dlm_files::write(&self.id_file, run.id().as_bytes())?;
-        eprintln!("run `{}` at {}", run.name(), run.url());
+        say!("run `{}` at {}", run.name(), run.url());
         self.run = Some(run);
+        // A kill takes the rows that were not delivered yet; the server passes over those that it has.
+        if let Some(path) = self.logged_before.take().filter(|path| path.exists()) {
+            for (step, metrics) in read_metrics(&path)?.into_iter().filter(|(step, _)| *step <= progress.step) {
+                self.log(step, &metrics)?;
+            }
+        }
         Ok(())
     }
 
@@ -118,8 +128,8 @@ impl MetricSink for Tracking {
         };
         if let Some(run) = self.run.take() {
             match run.finish(exit_code) {
-                Ok(report) => eprintln!("run complete at {}", report.url),
-                Err(error) => eprintln!("warning: Weights & Biases: {error}"),
+                Ok(report) => say!("run complete at {}", report.url),
+                Err(error) => say!("warning: Weights & Biases: {error}"),
             }
         }
         Ok(())

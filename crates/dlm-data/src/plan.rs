@@ -20,9 +20,10 @@ use datafusion::{
     catalog::TableProvider,
     common::Column,
     dataframe::DataFrame,
+    datasource::provider_as_source,
     execution::{SessionStateBuilder, memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder},
     functions_window::expr_fn::row_number,
-    logical_expr::{Expr, ExprFunctionExt, ExprSchemable, Extension, LogicalPlan, col, lit},
+    logical_expr::{Expr, ExprFunctionExt, ExprSchemable, Extension, LogicalPlan, LogicalPlanBuilder, col, lit},
     physical_plan::displayable,
     prelude::{SessionConfig, SessionContext},
 };
@@ -52,17 +53,15 @@ const BATCH_BYTES: u64 = 1 << 20;
 pub struct Resources {
     /// Threads that tokenize and render.
     pub threads: usize,
-    /// Bytes that sorts and packing may hold; beyond them sorts spill to disk.
+    /// Bytes that sorts and packing may hold; beyond them sorts spill to the system's folder for temporary files.
     pub memory_limit: usize,
-    /// Where sorts spill to; the system's folder for temporary files where unset.
-    pub spill_folder: Option<PathBuf>,
 }
 
 impl Default for Resources {
     /// All cores and 1 GiB.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Self { threads, memory_limit: 1 << 30, spill_folder: None }
+        Self { threads, memory_limit: 1 << 30 }
     }
 }
 
@@ -181,7 +180,9 @@ impl<'a> Lowering<'a> {
     fn begin(pipeline: &'a Pipeline, resources: &'a Resources, table: &Arc<SourcesTable>) -> Result<Self> {
         let context = session(resources, batch_rows(table.files()))?;
         let rows = Arc::new(table.row_map());
-        let frame = context.read_table(Arc::clone(table) as Arc<dyn TableProvider>).map_err(planning("the sources"))?;
+        let source = provider_as_source(Arc::clone(table) as Arc<dyn TableProvider>);
+        let scan = LogicalPlanBuilder::scan("sources", source, None).and_then(LogicalPlanBuilder::build);
+        let frame = DataFrame::new(context.state(), scan.map_err(planning("the sources"))?);
         Ok(Self {
             pipeline,
             resources,
@@ -384,10 +385,7 @@ fn session(resources: &Resources, batch_rows: usize) -> Result<SessionContext> {
         .with_sort_spill_reservation_bytes((10 << 20).min(resources.memory_limit / 16));
     // Column names are what the files say: `Answer` is not `answer`.
     config.options_mut().sql_parser.enable_ident_normalization = false;
-    let mut runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(resources.memory_limit)));
-    if let Some(folder) = &resources.spill_folder {
-        runtime = runtime.with_temp_file_path(folder);
-    }
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(resources.memory_limit)));
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime.build_arc().map_err(planning("the session"))?)

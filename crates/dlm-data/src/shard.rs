@@ -161,7 +161,7 @@ impl ShardWriter {
     }
 
     fn properties(&self) -> WriterProperties {
-        let positions = ColumnPath::from("position_ids.list.item");
+        let positions = ColumnPath::new(["position_ids", "list", "item"].map(str::to_owned).to_vec());
         WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_max_row_group_row_count(Some((GROUP_TOKENS / self.sequence_len).max(1)))

@@ -65,7 +65,7 @@ pub(crate) fn map_in_order(
                 }
             }
         })
-        .buffered(threads)
+        .buffered(threads.max(1))
         .into_stream();
     Box::pin(RecordBatchStreamAdapter::new(schema, mapped))
 }

@@ -4,7 +4,7 @@ mod support;
 
 use dlm_data::{
     Alpaca, Chat, DataError, Existing, IGNORE_INDEX, Manifest, Overlong, Pack, Pipeline, PrepareOptions, PreparedData,
-    Resources, Split, Tokenize, inspect,
+    Resources, Split, Tokenize, inspect, unigram_entropy,
 };
 use dlm_tokenizer::{KeepSpecials, Specials, Tokenizer};
 use serde_json::json;
@@ -320,7 +320,7 @@ fn sorts_beyond_the_memory_limit_spill_and_give_the_same() {
     write_jsonl(&folder.path().join("rows.jsonl"), (0..12_000).map(long));
     let pipeline = Pipeline::new().relative_to(folder.path()).source("rows.jsonl").dedup(["text"]).shuffle(1);
     let texts = |memory_limit: usize| -> Vec<String> {
-        let resources = Resources { memory_limit, ..Resources::default() };
+        let resources = Resources { memory_limit, threads: 2 };
         pipeline.texts(&resources).unwrap().map(Result::unwrap).collect()
     };
     let small = texts(16 << 20); // the rows are 29 MB
@@ -352,6 +352,48 @@ fn the_plan_shows_sql_and_our_own_nodes() {
     ] {
         assert!(plan.contains(part), "`{part}` is not in\n{plan}");
     }
+}
+
+#[test]
+fn shards_are_plain_parquet_with_the_documented_columns() {
+    use datafusion::{
+        arrow::datatypes::DataType,
+        parquet::{arrow::arrow_reader::ParquetRecordBatchReaderBuilder, basic::Encoding},
+    };
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), texts(200));
+    let report = prepare(&text_pipeline(folder.path(), 64)).unwrap();
+    let shard = &report.manifest.train.shards[0];
+    let file = fs::File::open(report.output.join(&shard.path)).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let columns: Vec<(String, DataType)> = reader
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| match field.data_type() {
+            DataType::List(item) => (field.name().clone(), item.data_type().clone()),
+            other => panic!("`{}` is {other}", field.name()),
+        })
+        .collect();
+    let int32 = ["input_ids", "labels", "segment_ids", "position_ids"].map(|name| (name.to_owned(), DataType::Int32));
+    let int64 = ["document_ids", "document_offsets"].map(|name| (name.to_owned(), DataType::Int64));
+    assert_eq!(columns, [int32.as_slice(), &int64].concat());
+    let positions = reader.metadata().row_group(0).column(3);
+    assert!(positions.encodings().any(|encoding| encoding == Encoding::DELTA_BINARY_PACKED));
+    let rows: usize = reader.build().unwrap().map(|batch| batch.unwrap().num_rows()).sum();
+    assert_eq!(rows as u64, shard.rows);
+}
+
+#[test]
+fn the_unigram_entropy_is_that_of_the_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), [json!({ "text": "!" }), json!({ "text": "!" })]);
+    let report = prepare(&text_pipeline(folder.path(), 8)).unwrap();
+    let data = PreparedData::open(&report.output, Split::Train).unwrap();
+    // Each document is a beginning, the mark and an end: three tokens seen twice each, and one more of everything.
+    let total = 6.0 + report.manifest.tokenizer.vocab_size as f64;
+    let found = unigram_entropy(&data, &data).unwrap();
+    assert!((found - (total / 3.0).ln()).abs() < 1e-12, "{found}");
 }
 
 #[test]

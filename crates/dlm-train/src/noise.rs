@@ -57,7 +57,11 @@ impl NoiseSource for KeyedNoise {
             Stream::Training => self.key(Purpose::Timestep, epoch, document),
             Stream::Evaluation => self.key(Purpose::Evaluation, 0, document),
         };
-        self.timesteps.draw(&key, document.ordinal)
+        match self.timesteps {
+            // Each piece of a cut document has a timestep of its own.
+            Timesteps::Independent => key.uniform(document.offset as u64),
+            spread => spread.draw(&key, document.ordinal),
+        }
     }
 
     fn uniforms(&self, epoch: u64, document: &Document) -> Vec<f32> {
@@ -84,6 +88,12 @@ mod tests {
             let whole = noise.uniforms(2, &document(5, 0, 30));
             assert_eq!(noise.uniforms(2, &document(5, 10, 20)), whole[10..]);
         }
+    }
+
+    #[test]
+    fn the_pieces_of_a_cut_document_have_timesteps_of_their_own() {
+        let noise = KeyedNoise::training(7, Timesteps::Independent);
+        assert_ne!(noise.timestep(0, &document(5, 0, 10)), noise.timestep(0, &document(5, 10, 10)));
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl<'a> Trainer<'a> {
     pub fn run(mut self, start: Start) -> Result<(Outcome, Model)> {
         let mut run = Run::begin(&mut self, start)?;
         self.model.train(true);
-        let result = self.begin(&run).and_then(|()| self.train(&mut run));
+        let result = self.begin(&run, start).and_then(|()| self.train(&mut run));
         self.model.train(false);
         let outcome = match &result {
             Ok(outcome) => outcome.clone(),
@@ -152,9 +152,13 @@ impl<'a> Trainer<'a> {
         Ok((outcome, self.model))
     }
 
-    fn begin(&mut self, run: &Run) -> Result<()> {
+    fn begin(&mut self, run: &Run, start: Start) -> Result<()> {
         let progress = run.progress(&[]);
-        self.sinks.iter_mut().try_for_each(|sink| sink.begin(&progress))
+        self.sinks.iter_mut().try_for_each(|sink| sink.begin(&progress))?;
+        // The run's own files come after every sink has agreed, so that a refused run leaves none of them.
+        let resume_step = (start == Start::Resume).then_some(run.step);
+        self.sinks.insert(0, Box::new(JsonlSink::open(&self.config.output_dir, resume_step)?));
+        Ok(())
     }
 
     fn train(&mut self, run: &mut Run) -> Result<Outcome> {
@@ -313,8 +317,6 @@ impl Run {
         if start == Start::Resume {
             run.resume(output_dir, &mut trainer.model)?;
         }
-        let resume_step = (start == Start::Resume).then_some(run.step);
-        trainer.sinks.insert(0, Box::new(JsonlSink::open(output_dir, resume_step)?));
         run.speed = Speed::default();
         Ok(run)
     }

@@ -8,7 +8,7 @@ use dlm_data::{Existing, Manifest, Pipeline, PrepareOptions, Resources, SideInsp
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use std::{
     io::{Write, stdout},
-    path::Path,
+    path::{Component, Path, PathBuf},
 };
 
 /// Runs `dlm data ...`.
@@ -65,9 +65,24 @@ fn prepare(args: PrepareArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let state = if report.already_prepared { "was there already" } else { "is ready" };
-    writeln!(out, "{} {state}", report.output.display())?;
+    writeln!(out, "{} {state}", tidy(&report.output).display())?;
     write_counts(&mut out, &report.manifest)?;
     Ok(())
+}
+
+/// `pipelines/../data` as a person would write it, for display only: a link in between may lead elsewhere.
+fn tidy(path: &Path) -> PathBuf {
+    let mut tidied = PathBuf::new();
+    for part in path.components() {
+        let steps_back =
+            part == Component::ParentDir && matches!(tidied.components().next_back(), Some(Component::Normal(_)));
+        if steps_back {
+            tidied.pop();
+        } else {
+            tidied.push(part);
+        }
+    }
+    tidied
 }
 
 fn write_counts(out: &mut impl Write, manifest: &Manifest) -> anyhow::Result<()> {

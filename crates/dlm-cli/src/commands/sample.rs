@@ -8,6 +8,7 @@ use crate::{
     paint::paint,
     report::Style,
     settings::resolve,
+    trace_svg::denoising_svg,
 };
 use serde::Serialize;
 use std::io::{IsTerminal, Read, Write, stdin, stdout};
@@ -37,6 +38,10 @@ pub(crate) fn run(args: &SampleArgs) -> anyhow::Result<()> {
     };
     let decoding = Decoding { trace: args.trace, ..inference.decoding };
     let answer = inference.answer(original, &Masking::from_args(&args.masking), decoding, |_| {})?;
+    if let Some(path) = &args.svg {
+        let pieces = inference.pieces(&answer)?;
+        dlm_files::write(path, denoising_svg(&pieces, answer.generation.nfe).as_bytes())?;
+    }
     let mut out = stdout().lock();
     if args.json {
         let generation = &answer.generation;

@@ -1,6 +1,16 @@
 //! `dlm train`: settings, data, tokenizer and model to a run.
 
+/// A line on standard error, as `eprintln!`, but without its panic: a run must not die because nobody reads on.
+macro_rules! say {
+    ($($part:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($part)*); // there is no one left to tell
+    }};
+}
+pub(crate) use say;
+
 mod console;
+mod log_file;
 mod run_config;
 mod setup;
 
@@ -8,8 +18,13 @@ use super::{runtime, tell_ignored};
 use crate::{args::TrainArgs, report::Interrupted, settings::resolve, tracking::Tracking};
 use anyhow::Context;
 use console::Console;
+use dlm_data::unigram_entropy;
 use dlm_tokenizer::{KeepSpecials, Tokenizer};
-use dlm_train::{LossCurve, MetricSink, Outcome, Progress, Start, TrainError, Trainer, existing_run};
+use dlm_train::{
+    LossCurve, METRICS_FILE, MetricSink, Outcome, Progress, Start, TrainError, Trainer, existing_run, metric,
+    read_metrics,
+};
+use log_file::LogFile;
 use setup::{Data, Setup};
 use std::{
     path::{Path, PathBuf},
@@ -40,27 +55,28 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let mut trainer = Trainer::new(config, model, &data.train)?
         .with_companions(tokenizer.files()?)
         .with_text(text_of)
-        .with_stop(stop_on_signals()?)
-        .with_sink(settings_file)
-        .with_sink(Console::new());
+        .with_stop(stop_on_signals()?);
+    // First of all sinks: a tracker that refuses the run leaves no folder behind.
+    if let Some(tracking) = Tracking::new(&resolved, &output_dir, start)? {
+        trainer = trainer.with_sink(tracking);
+    }
+    trainer = trainer.with_sink(settings_file).with_sink(LogFile::new(&output_dir)).with_sink(Console::new());
     for (name, value) in identity {
         trainer = trainer.with_identity(name, value);
     }
     if let Some(validation) = &data.validation {
         trainer = trainer.with_validation(validation)?;
     }
-    if let Some(tracking) = Tracking::new(&resolved, &output_dir, start)? {
-        trainer = trainer.with_sink(tracking);
-    }
     let (outcome, _model) = trainer.run(start)?;
     match outcome {
         Outcome::Interrupted { step, checkpoint } => {
-            eprintln!("stopped after step {step}; `--resume` goes on from `{}`", checkpoint.display());
+            say!("stopped after step {step}; `--resume` goes on from `{}`", checkpoint.display());
             Err(Interrupted.into())
         }
         _ => {
             show_curve(&output_dir)?;
-            eprintln!("the model is in `{}`", output_dir.display());
+            tell_worth(&data, &output_dir)?;
+            say!("the model is in `{}`", output_dir.display());
             Ok(())
         }
     }
@@ -69,11 +85,25 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
 fn show_curve(output_dir: &Path) -> anyhow::Result<()> {
     let curve = LossCurve::of_run(output_dir)?;
     if !curve.is_empty() {
-        eprintln!(
-            "\n{}\nalso as a picture: `{}`",
-            curve.to_terminal(72, 12),
-            output_dir.join("loss_curve.svg").display()
-        );
+        say!("\n{}\nalso as a picture: `{}`", curve.to_terminal(72, 12), output_dir.join("loss_curve.svg").display());
+    }
+    Ok(())
+}
+
+/// Says what the bound is worth: beside it stands what token frequencies alone would reach.
+fn tell_worth(data: &Data, output_dir: &Path) -> anyhow::Result<()> {
+    let logged = read_metrics(&output_dir.join(METRICS_FILE))?;
+    let nelbo = logged.iter().rev().find_map(|(_, metrics)| metric(metrics, "eval/nelbo"));
+    let (Some(validation), Some(nelbo)) = (&data.validation, nelbo) else { return Ok(()) };
+    let unigram = unigram_entropy(&data.train, validation)?;
+    say!(
+        "held-out tokens: NELBO {nelbo:.3} nats per token; entropy under the training text's frequencies {unigram:.3}"
+    );
+    let learnt = unigram - nelbo;
+    if learnt > 0.0 {
+        say!("the model has learnt {learnt:.3} nats per token from context");
+    } else {
+        say!("the model has learnt nothing from context yet, only how frequent tokens are at best: train longer");
     }
     Ok(())
 }
@@ -108,7 +138,7 @@ fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
             if stop_too.swap(true, Ordering::Relaxed) {
                 std::process::exit(130);
             }
-            eprintln!("saving a checkpoint after this step; once more ends at once");
+            say!("saving a checkpoint after this step; once more ends at once");
         }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(watch))?;

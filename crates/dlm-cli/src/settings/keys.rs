@@ -181,6 +181,10 @@ pub struct Diffusion {
     /// How timesteps are drawn.
     #[serde(deserialize_with = "choice")]
     pub timesteps: Timesteps,
+    /// Whether a token is predicted from the state before it, as in models adapted from autoregressive ones; unset, as the model was
+    /// trained, and not in one from scratch.
+    #[serde(deserialize_with = "optional::<Switch, _>")]
+    pub logits_shift: Option<bool>,
     /// Tokens that are never masked: `bos`, `eos`, `pad`, `unk`, or the text of a token.
     #[serde(deserialize_with = "list")]
     pub never_mask: Vec<String>,
@@ -277,6 +281,7 @@ impl Default for Diffusion {
             loss_normalization: LossNormalization::Token,
             accumulation: Accumulation::Global,
             timesteps: Timesteps::Stratified,
+            logits_shift: None,
             never_mask: vec!["bos".to_owned()],
             mask_token_str: Some(DEFAULT_MASK_TOKEN.to_owned()),
             mask_token_id: None,

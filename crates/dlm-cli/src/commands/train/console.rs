@@ -1,7 +1,8 @@
 //! A run as a person watches it: one calm line, samples between, plain lines where there is no terminal.
 
 use crate::{inference::Span, paint::paint, report::Style};
-use dlm_train::{MetricSink, Outcome, Preview, PreviewMode, Progress, metric};
+use dlm_sample::TokenOutcome;
+use dlm_train::{MetricSink, Outcome, Piece, Preview, PreviewMode, Progress, metric};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,7 @@ impl Console {
 
     fn tell(&mut self, line: &str) {
         self.told = Some(Instant::now());
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| say!("{line}"));
     }
 }
 
@@ -85,6 +86,10 @@ impl MetricSink for Console {
     }
 
     fn samples(&mut self, step: u64, previews: &[Preview]) -> dlm_train::Result<()> {
+        if previews.is_empty() {
+            let why = "no document looked at is long enough, or its prompt alone fills `generation_max_length`";
+            self.tell(&format!("no sample after step {step}: {why}"));
+        }
         for preview in previews {
             let what = match preview.mode {
                 PreviewMode::Answer => "the answer".to_owned(),
@@ -92,8 +97,7 @@ impl MetricSink for Console {
             };
             let right = (preview.accuracy * preview.num_masked as f64).round();
             let head = format!("sample after step {step}: {what} masked, {right} of {} right", preview.num_masked);
-            let spans: Vec<Span> =
-                preview.pieces.iter().map(|piece| Span { text: piece.text.clone(), outcome: piece.outcome }).collect();
+            let spans: Vec<Span> = preview.pieces.iter().map(span).collect();
             let text = paint(&spans, self.style);
             self.tell(&format!("{head}\n  {}", text.trim_end().replace('\n', "\n  ")));
         }
@@ -104,6 +108,13 @@ impl MetricSink for Console {
         self.bar.finish_and_clear();
         Ok(())
     }
+}
+
+/// A piece of a sample; line ends that the model chose are shown rather than made.
+fn span(piece: &Piece) -> Span {
+    let given = piece.outcome == TokenOutcome::Unchanged;
+    let text = if given { piece.text.clone() } else { piece.text.replace('\n', "⏎") };
+    Span { text, outcome: piece.outcome }
 }
 
 /// A duration in its two largest units.

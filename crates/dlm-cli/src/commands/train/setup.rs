@@ -3,6 +3,7 @@
 use super::run_config::shifts_from_scratch;
 use crate::{
     error::UsageError,
+    inference::expect_rows_for,
     settings::{Resolved, Settings},
 };
 use anyhow::Context;
@@ -101,6 +102,7 @@ impl Setup {
         let logits_shift = model.config().logits_shift();
         let mut info = model.diffusion().cloned().unwrap_or_else(|| DiffusionInfo::new(0, logits_shift));
         info.mask_token_id = i64::from(mask.id);
+        info.logits_shift = settings.diffusion.logits_shift.unwrap_or(info.logits_shift);
         info.noise_schedule = settings.diffusion.noise_schedule.to_string();
         info.never_mask.clone_from(&settings.diffusion.never_mask);
         model.set_diffusion(info)?;
@@ -153,20 +155,6 @@ fn expect_tokens_of_data(tokenizer: &Tokenizer, data: &PreparedData) -> anyhow::
     }
 }
 
-/// Refuses a tokenizer with more tokens than the model has rows for.
-fn expect_rows_for(tokens: usize, model: &Model) -> anyhow::Result<()> {
-    let rows = model.vocab_size();
-    if tokens as i64 <= rows {
-        return Ok(());
-    }
-    Err(UsageError::Invalid {
-        what: "the number of tokens in the tokenizer".to_owned(),
-        found: tokens.to_string(),
-        expected: format!("at most {rows}, the rows of the model's embedding: they do not belong together"),
-    }
-    .into())
-}
-
 /// The mask token: as the settings say, else as the base model was trained with, else the one of the default text.
 fn resolve_mask(resolved: &Resolved, tokenizer: &mut Tokenizer, base: Option<&Model>) -> anyhow::Result<MaskToken> {
     let settings = &resolved.settings.diffusion;
@@ -209,23 +197,23 @@ fn from_scratch(settings: &Settings, tokenizer: &Tokenizer, options: &LoadOption
 pub(super) fn tell(data: &Data, model: &Model, mask: &MaskToken, config: &RunConfig) -> anyhow::Result<()> {
     let millions = model.parameter_count() as f64 / 1e6;
     let shift = if model.config().logits_shift() { ", each token predicted from the state before it" } else { "" };
-    eprintln!("model: {millions:.2} million parameters, {} rows in the vocabulary{shift}", model.vocab_size());
+    say!("model: {millions:.2} million parameters, {} rows in the vocabulary{shift}", model.vocab_size());
     let validation = data.validation.as_ref().map_or(0, PreparedData::rows);
     let (rows, seq_len) = (data.train.rows(), RowSource::seq_len(&data.train));
-    eprintln!("data: {rows} rows of {seq_len} tokens to train on, {validation} to evaluate on");
+    say!("data: {rows} rows of {seq_len} tokens to train on, {validation} to evaluate on");
     let added = if mask.added { ", added to the tokenizer" } else { "" };
-    eprintln!("mask: token {} `{}`{added}", mask.id, mask.text);
-    eprintln!("noise: {}", config.objective.effective_range()?);
+    say!("mask: token {} `{}`{added}", mask.id, mask.text);
+    say!("noise: {}", config.objective.effective_range()?);
     if mask.in_text {
-        eprintln!("warning: ordinary text can spell the mask token; texts that hold `{}` hold masks", mask.text);
+        say!("warning: ordinary text can spell the mask token; texts that hold `{}` hold masks", mask.text);
     }
     let schedule = &config.lr_schedule;
     if schedule.scheduler == LrScheduler::Constant && !matches!(schedule.warmup, Warmup::Steps(0) | Warmup::Ratio(0.0))
     {
-        eprintln!("warning: `lr_scheduler = \"constant\"` has no warmup; `constant_with_warmup` has");
+        say!("warning: `lr_scheduler = \"constant\"` has no warmup; `constant_with_warmup` has");
     }
     if config.objective.max_mask_ratio.is_some_and(|max| max < 1.0) {
-        eprintln!("warning: with `max_mask_ratio` below 1, a start from nothing but masks is never trained");
+        say!("warning: with `max_mask_ratio` below 1, a start from nothing but masks is never trained");
     }
     Ok(())
 }
