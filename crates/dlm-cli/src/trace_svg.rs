@@ -20,7 +20,6 @@ const PLAY_S: f64 = 6.0;
 const REST_S: f64 = 4.0;
 
 /// Draws `pieces`, which took `steps` steps to reveal; plays in every browser, and shows the finished text where nothing plays.
-
 pub(crate) fn denoising_svg(pieces: &[Piece], steps: usize) -> String {
     let mut body = String::new();
     let (mut line, mut column) = (0usize, 0usize);

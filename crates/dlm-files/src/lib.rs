@@ -78,7 +78,7 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> Re
 #[derive(Debug)]
 pub struct NewFolder {
     temporary: PathBuf,
-    path: PathBuf,
+    destination: PathBuf,
     finished: bool,
 }
 
@@ -90,7 +90,7 @@ impl NewFolder {
     pub fn begin(path: &Path) -> Result<Self, FileError> {
         let temporary = temporary_beside(path)?;
         fs::create_dir(&temporary).map_err(failed("create", path))?;
-        Ok(Self { temporary, path: path.to_owned(), finished: false })
+        Ok(Self { temporary, destination: path.to_owned(), finished: false })
     }
 
     /// Where to put the files meanwhile.
@@ -104,16 +104,16 @@ impl NewFolder {
     /// # Errors
     /// [`FileError`] when a sync or the rename fails.
     pub fn finish(mut self) -> Result<(), FileError> {
-        sync_tree(&self.temporary).map_err(failed("write", &self.path))?;
+        sync_tree(&self.temporary).map_err(failed("write", &self.destination))?;
         // A folder cannot be renamed onto a full one: the old one steps aside first and goes last.
-        let old = temporary_beside(&self.path)?;
-        let replaces = self.path.exists();
+        let old = temporary_beside(&self.destination)?;
+        let replaces = self.destination.exists();
         if replaces {
-            fs::rename(&self.path, &old).map_err(failed("replace", &self.path))?;
+            fs::rename(&self.destination, &old).map_err(failed("replace", &self.destination))?;
         }
-        fs::rename(&self.temporary, &self.path).map_err(failed("write", &self.path))?;
+        fs::rename(&self.temporary, &self.destination).map_err(failed("write", &self.destination))?;
         self.finished = true;
-        sync_folder(&self.path).map_err(failed("write", &self.path))?;
+        sync_folder(&self.destination).map_err(failed("write", &self.destination))?;
         if replaces {
             fs::remove_dir_all(&old).map_err(failed("remove", &old))?;
         }
