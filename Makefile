@@ -18,4 +18,4 @@ check: libtorch ## Check formatting, lints, docs, dependencies and spelling, wit
 	@scripts/check
 
 bench: libtorch ## Measure a training step and a denoising pass on this machine
-	@cargo run --quiet -p dlm-train --example bench_step
+	@cargo run --quiet --example bench_step

@@ -1,7 +1,7 @@
 //! Measures a whole training step (forward, loss, backward, clipping, AdamW) and a denoising pass: medians of several, with the
 //! machine's matrix-product rate beside them, since numbers compare within one run only.
 //!
-//! Run with `make bench`, or `cargo run -p dlm-train --example bench_step -- MODEL_FOLDER` for a checkpoint of yours.
+//! Run with `make bench`, or `cargo run --example bench_step -- MODEL_FOLDER` for a checkpoint of yours.
 
 use dlm_data::{Cursor, ReaderConfig};
 use dlm_diffusion::{AttentionLayout, Denoiser, DenoiserInput, Timesteps};
