@@ -12,7 +12,8 @@ import sys
 
 CLONE = pathlib.Path(__file__).resolve().parent.parent
 # cargo test: "test result: ok. 3 passed; 0 failed; ..."; nextest: "Summary [...] 3 tests run: 3 passed, 1 failed, ..."
-COUNTS = re.compile(r"(?:test result: |Summary \[)")
+# Anchored, since nextest repeats what a failed test printed, indented.
+COUNTS = re.compile(r"test result: |\s*Summary \[")
 
 
 def run(command, quiet=False):
@@ -25,7 +26,7 @@ def run(command, quiet=False):
         output.append(line)
         if not quiet:
             print(line, end="", flush=True)
-        if COUNTS.search(line):
+        if COUNTS.match(line):
             passed += sum(int(n) for n in re.findall(r"(\d+) passed", line))
             failed += sum(int(n) for n in re.findall(r"(\d+) failed", line))
     code = process.wait()
