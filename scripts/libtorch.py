@@ -31,8 +31,10 @@ def fail(what, advice):
 def run(command, what, advice):
     try:
         subprocess.run(command, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except OSError as error:
         fail(f"{what}: {error}", advice)
+    except subprocess.CalledProcessError as error:
+        fail(f"{what} (exit code {error.returncode}; its own words are above)", advice)
 
 
 def cache_folder():
