@@ -43,8 +43,6 @@ fn prepare(args: PrepareArgs) -> anyhow::Result<()> {
     }
     let existing = if args.overwrite { Existing::Overwrite } else { Existing::Refuse };
     let options = PrepareOptions { output: args.output, resources, existing };
-    // Tokenizing runs in rayon's pool, packing in DataFusion's.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(options.resources.threads).build_global();
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}")?);
     let report = pipeline.prepare(&options, |progress| {
