@@ -10,7 +10,10 @@ pub(crate) struct Pass {
     pub(crate) batch: i64,
     pub(crate) seq_len: i64,
     pub(crate) rotation: Rotation,
+    /// The mask of blocks without a window.
     pub(crate) mask: Mask,
+    /// The mask of blocks with a window, where the rows are long enough to notice it.
+    pub(crate) windowed: Option<Mask>,
 }
 
 /// Who attends to whom, in the form that libtorch's fused kernels take without converting it in every block.
@@ -33,10 +36,31 @@ impl Mask {
             Visibility::Causal if one_segment => return Self::Causal,
             _ => {}
         }
-        layout.dense_mask(seq_len, device).map_or(Self::Full, |allowed| {
-            let zeros = Tensor::zeros(allowed.size(), (kind, device));
-            Self::Additive(zeros.masked_fill(&allowed.logical_not(), f64::NEG_INFINITY))
-        })
+        layout.dense_mask(seq_len, device).map_or(Self::Full, |allowed| Self::additive(&allowed, kind))
+    }
+
+    /// The mask of a layout for blocks whose queries see `window` keys; `None` where it is the one without a window.
+    ///
+    /// A window belongs to causal attention: transformers gives it up as soon as it is handed a mask, and so do the systems
+    /// that denoise with such models.
+    pub(crate) fn windowed(
+        layout: &AttentionLayout,
+        window: i64,
+        seq_len: i64,
+        kind: Kind,
+        device: Device,
+    ) -> Option<Self> {
+        if layout.visibility != Visibility::Causal || seq_len <= window {
+            return None;
+        }
+        let near = Tensor::ones([1, 1, seq_len, seq_len], (Kind::Bool, device)).triu(1 - window);
+        let allowed = layout.dense_mask(seq_len, device).map_or(near.shallow_clone(), |mask| mask.logical_and(&near));
+        Some(Self::additive(&allowed, kind))
+    }
+
+    fn additive(allowed: &Tensor, kind: Kind) -> Self {
+        let zeros = Tensor::zeros(allowed.size(), (kind, allowed.device()));
+        Self::Additive(zeros.masked_fill(&allowed.logical_not(), f64::NEG_INFINITY))
     }
 }
 
@@ -58,6 +82,8 @@ pub(crate) struct Attention {
     heads: i64,
     kv_heads: i64,
     head_dim: i64,
+    /// Whether a causal query sees only some keys back.
+    has_window: bool,
 }
 
 /// How many heads there are and how wide they are.
@@ -66,6 +92,7 @@ pub(crate) struct Heads {
     pub(crate) queries: i64,
     pub(crate) keys: i64,
     pub(crate) dim: i64,
+    pub(crate) has_window: bool,
 }
 
 impl Attention {
@@ -76,7 +103,7 @@ impl Attention {
         heads: Heads,
     ) -> Self {
         let linear = |name| Linear::new(tensors, name);
-        let Heads { queries: heads, keys: kv_heads, dim: head_dim } = heads;
+        let Heads { queries: heads, keys: kv_heads, dim: head_dim, has_window } = heads;
         Self {
             query: linear(query),
             key: linear(key),
@@ -86,6 +113,7 @@ impl Attention {
             heads,
             kv_heads,
             head_dim,
+            has_window,
         }
     }
 
@@ -101,7 +129,8 @@ impl Attention {
         }
         let (query, key) = (pass.rotation.apply(&query), pass.rotation.apply(&key));
         let [query, key, value] = [query, key, value].map(|x| x.transpose(1, 2)); // [batch, heads, seq_len, head_dim]
-        let (mask, is_causal) = match &pass.mask {
+        let mask = pass.windowed.as_ref().filter(|_| self.has_window).unwrap_or(&pass.mask);
+        let (mask, is_causal) = match mask {
             Mask::Full => (None, false),
             Mask::Causal => (None, true),
             Mask::Additive(mask) => (Some(mask), false),

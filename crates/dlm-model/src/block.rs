@@ -25,8 +25,12 @@ impl Block {
         let norm = |part: &str| RmsNorm::new(tensors.weight(&full(part)), config.rms_norm_eps);
         let projections = [names.query, names.key, names.value, names.output].map(full);
         let mlp = [names.gate, names.up, names.down].map(full);
-        let heads =
-            Heads { queries: config.num_attention_heads, keys: config.num_key_value_heads, dim: config.head_dim };
+        let heads = Heads {
+            queries: config.num_attention_heads,
+            keys: config.num_key_value_heads,
+            dim: config.head_dim,
+            has_window: config.sliding_windows[block as usize].is_some(),
+        };
         let head_norms = config.has_qk_norm.then(|| [norm(names.query_norm), norm(names.key_norm)]);
         Self {
             attention_norm: norm(names.attention_norm),

@@ -3,8 +3,10 @@
 mod family;
 mod harmless;
 mod keys;
+mod llada;
 mod preset;
 mod rope;
+mod window;
 
 pub use family::{FAMILIES, Family};
 pub use preset::{PRESETS, Preset};
@@ -15,7 +17,7 @@ use crate::{
     mlp::Activation,
     rotary::RotaryConfig,
 };
-use family::{Biases, Window};
+use family::{Biases, KeyNames};
 use keys::Keys;
 use serde_json::{Map, Value, json};
 use std::{fs, path::Path};
@@ -59,12 +61,18 @@ pub struct ModelConfig {
     pub max_position_embeddings: i64,
     /// Standard deviation of weights from scratch.
     pub initializer_range: f64,
+    /// How the standard deviations of weights from scratch are spread over the blocks.
+    pub initializer: Initializer,
     /// Added to the mean square in norms.
     pub rms_norm_eps: f64,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
     /// How positions rotate queries and keys.
     pub rotary: RotaryConfig,
+    /// For each block, how many keys back a causal query looks, itself included; `None` is all of them.
+    ///
+    /// As in transformers, a mask that is given, and so bidirectional attention, knows no window.
+    pub sliding_windows: Vec<Option<i64>>,
     /// Whether queries, keys and values have a bias.
     pub has_qkv_bias: bool,
     /// Whether the attention's output has a bias.
@@ -85,6 +93,17 @@ pub struct ModelConfig {
     pub diffusion: Option<DiffusionInfo>,
     /// The file's object as it was read.
     raw: Map<String, Value>,
+}
+
+/// How the standard deviations of weights from scratch are spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Initializer {
+    /// `initializer_range` everywhere.
+    Uniform,
+    /// By the widths of the matrices and, for those that write to the residual stream, smaller with depth; cut at three
+    /// standard deviations. LLaDA's, `init_fn: mitchell`; `initializer_range` has no part in it.
+    Mitchell,
 }
 
 /// No model that fits a machine has sizes above; keeps products of two from overflowing.
@@ -116,7 +135,10 @@ impl ModelConfig {
         for key in ["architectures", "model_type"] {
             keys.value(key); // `find` has read them
         }
-        let mut config = Self::read(family, &mut keys)?;
+        let mut config = match family.keys {
+            KeyNames::HuggingFace => Self::read(family, &mut keys)?,
+            KeyNames::Llada => llada::read(family, &mut keys)?,
+        };
         keys.finish(family.name, harmless::KEYS)?;
         config.raw = object;
         Ok(config)
@@ -128,7 +150,11 @@ impl ModelConfig {
         let mut object = self.raw.clone();
         object.insert("architectures".to_owned(), json!([self.family.architecture]));
         object.insert("model_type".to_owned(), json!(self.family.model_type));
-        object.insert("vocab_size".to_owned(), json!(self.vocab_size));
+        if self.family.keys == KeyNames::Llada {
+            llada::write_sizes(&mut object, self.vocab_size);
+        } else {
+            object.insert("vocab_size".to_owned(), json!(self.vocab_size));
+        }
         if let Some((name, _)) = KINDS.iter().find(|(_, kind)| Some(*kind) == self.stored_kind) {
             // Each generation of transformers has its own key; a file keeps the one it has.
             let key = if object.contains_key("dtype") { "dtype" } else { "torch_dtype" };
@@ -136,6 +162,10 @@ impl ModelConfig {
         }
         if let Some(info) = &self.diffusion {
             object.insert("diffusion".to_owned(), json!(info));
+            // The family's own key, where a file has it, must not say another.
+            if object.get("mask_token_id").is_some_and(Value::is_i64) {
+                object.insert("mask_token_id".to_owned(), json!(info.mask_token_id));
+            }
         }
         object
     }
@@ -182,7 +212,7 @@ impl ModelConfig {
             Biases::QueryKeyValue => (true, false, false),
             Biases::Never => (false, false, false),
         };
-        read_window(family, keys, max_position_embeddings)?;
+        let num_hidden_layers = keys.required_integer("num_hidden_layers", 1..=MOST_LAYERS)?;
         read_fixed(keys)?;
         keys.ids("bos_token_id")?; // only the tokenizer needs it
         let stored_kind = keys.word("dtype", KINDS)?;
@@ -191,7 +221,7 @@ impl ModelConfig {
             vocab_size,
             hidden_size,
             intermediate_size: keys.required_integer("intermediate_size", 1..=LARGEST)?,
-            num_hidden_layers: keys.required_integer("num_hidden_layers", 1..=MOST_LAYERS)?,
+            num_hidden_layers,
             num_attention_heads,
             num_key_value_heads,
             head_dim,
@@ -200,9 +230,11 @@ impl ModelConfig {
             initializer_range: keys
                 .number("initializer_range", "a number of at least 0", |std| std >= 0.0)?
                 .unwrap_or(0.02),
+            initializer: Initializer::Uniform,
             rms_norm_eps: keys.number("rms_norm_eps", "a number of at least 0", |eps| eps >= 0.0)?.unwrap_or(1e-6),
             tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(false),
             rotary: rope::read(keys, family.name)?,
+            sliding_windows: window::read(family.sliding_window, keys, num_hidden_layers, max_position_embeddings)?,
             has_qkv_bias,
             has_output_bias,
             has_mlp_bias,
@@ -225,39 +257,7 @@ fn read_fixed(keys: &mut Keys<'_>) -> Result<()> {
     keys.only("rope_interleaved", &json!(false))?;
     keys.only("is_encoder_decoder", &json!(false))?;
     keys.only("add_cross_attention", &json!(false))?;
-    keys.only("pruned_heads", &json!({}))?;
-    keys.words("layer_types", &["full_attention"])
-}
-
-/// A sliding window is accepted where no row is long enough to notice it.
-fn read_window(family: &'static Family, keys: &mut Keys<'_>, max_position_embeddings: i64) -> Result<()> {
-    let is_absent = !keys.contains("sliding_window");
-    let window = keys.integer("sliding_window", 1..=LARGEST)?;
-    let window = match family.sliding_window {
-        // Only null says that there is none: the family's reference puts its default where the key is absent.
-        Window::Key(default) => {
-            if is_absent {
-                Some(default)
-            } else {
-                window
-            }
-        }
-        Window::Switched => {
-            if keys.flag("use_sliding_window")? == Some(true) {
-                window
-            } else {
-                None
-            }
-        }
-        Window::Never => window,
-    };
-    match window {
-        Some(window) if window < max_position_embeddings => {
-            let accepted = format!("null, or at least `max_position_embeddings`, which is {max_position_embeddings}");
-            Err(keys.refused("sliding_window", &json!(window), accepted))
-        }
-        _ => Ok(()),
-    }
+    keys.only("pruned_heads", &json!({}))
 }
 
 fn read_diffusion(family: &'static Family, keys: &mut Keys<'_>, vocab_size: i64) -> Result<Option<DiffusionInfo>> {

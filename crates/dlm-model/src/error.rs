@@ -28,7 +28,7 @@ pub enum ModelError {
         source: serde_json::Error,
     },
     /// The architecture is none that is implemented.
-    #[error("`{}` describes the architecture `{found}`, but the known ones are {known}", path.display())]
+    #[error("`{}` describes the architecture `{found}`, but the known ones are {known}: {differs}", path.display())]
     UnknownFamily {
         /// The config.json.
         path: PathBuf,
@@ -36,6 +36,8 @@ pub enum ModelError {
         found: String,
         /// What is implemented.
         known: String,
+        /// How it differs from those, as far as its names and keys tell.
+        differs: String,
     },
     /// A key that has no default is absent.
     #[error("`{}` has no `{key}`", path.display())]

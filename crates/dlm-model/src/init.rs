@@ -10,8 +10,8 @@ use rand_chacha::{
 };
 use tch::{Device, Kind, TchError, Tensor};
 
-/// The parameters of a model from scratch, as the Llama reference begins them: normal with the standard deviation
-/// `initializer_range`, norms at one, biases and the padding token's embedding at zero.
+/// The parameters of a model from scratch, as the family's reference begins them: normal with the standard deviation
+/// `initializer_range` (LLaDA's by [`Initializer`](crate::Initializer)), norms at one, biases and the padding token's embedding at zero.
 ///
 /// Every number follows from `seed`, the parameter's place in the list and its place in the parameter: the same on every
 /// device, with any number of threads, whatever was drawn before.
@@ -27,7 +27,8 @@ pub(crate) fn from_scratch(
         let tensor = match init {
             Init::Ones => Tensor::f_ones(&shape, options)?,
             Init::Zeros => Tensor::f_zeros(&shape, options)?,
-            Init::Normal => normal(seed, i as u64, &shape, config.initializer_range)?,
+            Init::Normal { std } => normal(seed, i as u64, &shape, std, f64::INFINITY)?,
+            Init::Truncated { std } => normal(seed, i as u64, &shape, std, 3.0 * std)?,
         };
         if let Some(pad) = config.pad_token_id.filter(|_| name == embedding) {
             let _ = tensor.get(pad).f_zero_()?;
@@ -37,8 +38,8 @@ pub(crate) fn from_scratch(
     named.collect()
 }
 
-/// Normal numbers by Box and Muller, two from each pair of uniforms of 53 bits.
-fn normal(seed: u64, stream: u64, shape: &[i64], std: f64) -> Result<Tensor, TchError> {
+/// Normal numbers by Box and Muller, two from each pair of uniforms of 53 bits; those beyond `cut` are drawn again.
+fn normal(seed: u64, stream: u64, shape: &[i64], std: f64, cut: f64) -> Result<Tensor, TchError> {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     generator.set_stream(stream);
     let len = shape.iter().product::<i64>() as usize;
@@ -47,7 +48,8 @@ fn normal(seed: u64, stream: u64, shape: &[i64], std: f64) -> Result<Tensor, Tch
     while values.len() < len {
         let radius = std * (-2.0 * (1.0 - uniform()).ln()).sqrt(); // 1 - u lies in (0, 1]
         let (sin, cos) = (std::f64::consts::TAU * uniform()).sin_cos();
-        values.extend([(radius * cos) as f32, (radius * sin) as f32]);
+        values
+            .extend([radius * cos, radius * sin].iter().filter(|value| value.abs() <= cut).map(|&value| value as f32));
     }
     Tensor::f_from_slice(&values[..len])?.f_view(shape)
 }
@@ -58,7 +60,7 @@ mod tests {
 
     #[test]
     fn draws_are_normal_and_depend_on_the_seed_and_the_parameter() {
-        let draw = |seed, stream| normal(seed, stream, &[101, 99], 0.5).unwrap();
+        let draw = |seed, stream| normal(seed, stream, &[101, 99], 0.5, f64::INFINITY).unwrap();
         let x = draw(3, 0);
         let count = 101.0 * 99.0;
         let mean = x.mean(Kind::Double).double_value(&[]);
@@ -70,5 +72,7 @@ mod tests {
         assert_eq!(x, draw(3, 0));
         assert_ne!(x, draw(4, 0));
         assert_ne!(x, draw(3, 1));
+        let cut = normal(3, 0, &[101, 99], 0.5, 0.75).unwrap();
+        assert!(x.abs().max().double_value(&[]) > 0.75 && cut.abs().max().double_value(&[]) <= 0.75);
     }
 }

@@ -51,7 +51,7 @@ mod save;
 mod state_dict;
 mod transformer;
 
-pub use config::{FAMILIES, Family, ModelConfig, PRESETS, Preset};
+pub use config::{FAMILIES, Family, Initializer, ModelConfig, PRESETS, Preset};
 pub use diffusion_info::DiffusionInfo;
 pub use dlm_diffusion::PackingIsolation;
 pub use error::{ModelError, Result, TensorDifference};

@@ -10,6 +10,8 @@ pub struct RotaryConfig {
     pub theta: f64,
     /// How a checkpoint stretched them for longer texts.
     pub scaling: RotaryScaling,
+    /// Whether queries and keys are turned in float32, whatever the kind of the model.
+    pub full_precision: bool,
 }
 
 /// How wavelengths are stretched, `rope_type`.
@@ -41,11 +43,12 @@ pub enum RotaryScaling {
 pub(crate) struct Rotary {
     /// Radians per position, `[head_dim / 2]` of `Float`.
     frequencies: Tensor,
+    full_precision: bool,
 }
 
 impl Rotary {
     pub(crate) fn new(config: &RotaryConfig, head_dim: i64, device: Device) -> Self {
-        Self { frequencies: frequencies(config, head_dim).to_device(device) }
+        Self { frequencies: frequencies(config, head_dim).to_device(device), full_precision: config.full_precision }
     }
 
     /// The rotation of every token of a forward pass.
@@ -54,6 +57,7 @@ impl Rotary {
     pub(crate) fn rotation(&self, position_ids: &Tensor, kind: Kind) -> Rotation {
         let angles = position_ids.to_kind(Kind::Float).unsqueeze(-1) * &self.frequencies; // [batch, seq_len, head_dim / 2]
         let angles = angles.unsqueeze(2); // [batch, seq_len, 1, head_dim / 2]
+        let kind = if self.full_precision { Kind::Float } else { kind };
         Rotation { cos: angles.cos().to_kind(kind), sin: angles.sin().to_kind(kind) }
     }
 }
@@ -70,7 +74,8 @@ impl Rotation {
     pub(crate) fn apply(&self, x: &Tensor) -> Tensor {
         let halves = x.chunk(2, -1);
         let (a, b) = (&halves[0], &halves[1]); // [batch, seq_len, heads, head_dim / 2]
-        Tensor::cat(&[a * &self.cos - b * &self.sin, b * &self.cos + a * &self.sin], -1)
+        // Cosines in float32 make the products float32.
+        Tensor::cat(&[a * &self.cos - b * &self.sin, b * &self.cos + a * &self.sin], -1).to_kind(x.kind())
     }
 }
 
@@ -110,7 +115,7 @@ mod tests {
 
     #[test]
     fn frequencies_fall_by_powers_of_theta() {
-        let plain = RotaryConfig { theta: 10_000.0, scaling: RotaryScaling::Default };
+        let plain = RotaryConfig { theta: 10_000.0, scaling: RotaryScaling::Default, full_precision: false };
         close(&numbers(&plain, 4), &[1.0, 0.01]);
         let linear = RotaryConfig { scaling: RotaryScaling::Linear { factor: 4.0 }, ..plain };
         close(&numbers(&linear, 4), &[0.25, 0.0025]);
@@ -121,14 +126,18 @@ mod tests {
         let scaling =
             RotaryScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_len: 1000 };
         // Wavelengths 2 pi (short: below 250), 200 pi (between: 1000 / (200 pi) = 1.5915), 20000 pi (long: above 1000).
-        let config = RotaryConfig { theta: 1e6, scaling };
+        let config = RotaryConfig { theta: 1e6, scaling, full_precision: false };
         let share = (1000.0 / (200.0 * std::f64::consts::PI) - 1.0) / 3.0;
         close(&numbers(&config, 6), &[1.0, 0.01 * (share + (1.0 - share) / 8.0), 1e-4 / 8.0]);
     }
 
     #[test]
     fn turned_queries_and_keys_know_only_their_distance() {
-        let rotary = Rotary::new(&RotaryConfig { theta: 100.0, scaling: RotaryScaling::Default }, 8, Device::Cpu);
+        let rotary = Rotary::new(
+            &RotaryConfig { theta: 100.0, scaling: RotaryScaling::Default, full_precision: false },
+            8,
+            Device::Cpu,
+        );
         let x = Tensor::arange(16, (Kind::Float, Device::Cpu)).view([1, 1, 2, 8]) / 16.0;
         let at =
             |position: i64| rotary.rotation(&Tensor::full([1, 1], position, (Kind::Int64, Device::Cpu)), Kind::Float);

@@ -1,6 +1,6 @@
 //! Which tensors a model has: their names in its checkpoints, family by family, their shapes and how they begin.
 
-use crate::config::ModelConfig;
+use crate::config::{Initializer, ModelConfig};
 use std::collections::HashMap;
 use tch::Tensor;
 
@@ -44,11 +44,32 @@ pub(crate) const HUGGING_FACE: TensorNames = TensorNames {
     head: "lm_head",
 };
 
+/// The names of LLaDA, which come from OLMo.
+pub(crate) const LLADA: TensorNames = TensorNames {
+    embedding: "model.transformer.wte",
+    blocks: "model.transformer.blocks",
+    query: "q_proj",
+    key: "k_proj",
+    value: "v_proj",
+    output: "attn_out",
+    query_norm: "q_norm",
+    key_norm: "k_norm",
+    gate: "ff_proj",
+    up: "up_proj",
+    down: "ff_out",
+    attention_norm: "attn_norm",
+    mlp_norm: "ff_norm",
+    final_norm: "model.transformer.ln_f",
+    head: "model.transformer.ff_out",
+};
+
 /// How a parameter begins in a model from scratch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Init {
-    /// Normal with the standard deviation `initializer_range`.
-    Normal,
+    /// Normal with a standard deviation.
+    Normal { std: f64 },
+    /// The same, but nothing beyond three standard deviations.
+    Truncated { std: f64 },
     /// All ones.
     Ones,
     /// All zeros.
@@ -56,7 +77,7 @@ pub(crate) enum Init {
 }
 
 /// One parameter of a model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Parameter {
     pub(crate) name: String,
     pub(crate) shape: Vec<i64>,
@@ -71,29 +92,53 @@ pub(crate) fn parameters(config: &ModelConfig) -> Vec<Parameter> {
     let keys = config.num_key_value_heads * config.head_dim;
     let (qkv, output, mlp) = (config.has_qkv_bias, config.has_output_bias, config.has_mlp_bias);
 
+    let stds = Deviations { config };
     let mut list = List(Vec::new());
-    list.weight(names.embedding, &[config.vocab_size, hidden], Init::Normal);
+    list.weight(names.embedding, &[config.vocab_size, hidden], stds.of(hidden));
     for block in 0..config.num_hidden_layers {
         let name = |part: &str| format!("{}.{block}.{part}", names.blocks);
-        list.linear(&name(names.query), queries, hidden, qkv);
-        list.linear(&name(names.key), keys, hidden, qkv);
-        list.linear(&name(names.value), keys, hidden, qkv);
-        list.linear(&name(names.output), hidden, queries, output);
+        list.linear(&name(names.query), queries, hidden, qkv, stds.of(hidden));
+        list.linear(&name(names.key), keys, hidden, qkv, stds.of(hidden));
+        list.linear(&name(names.value), keys, hidden, qkv, stds.of(hidden));
+        list.linear(&name(names.output), hidden, queries, output, stds.of_residual(queries, block));
         if config.has_qk_norm {
             list.weight(&name(names.query_norm), &[config.head_dim], Init::Ones);
             list.weight(&name(names.key_norm), &[config.head_dim], Init::Ones);
         }
-        list.linear(&name(names.gate), inner, hidden, mlp);
-        list.linear(&name(names.up), inner, hidden, mlp);
-        list.linear(&name(names.down), hidden, inner, mlp);
+        list.linear(&name(names.gate), inner, hidden, mlp, stds.of(hidden));
+        list.linear(&name(names.up), inner, hidden, mlp, stds.of(hidden));
+        list.linear(&name(names.down), hidden, inner, mlp, stds.of_residual(inner, block));
         list.weight(&name(names.attention_norm), &[hidden], Init::Ones);
         list.weight(&name(names.mlp_norm), &[hidden], Init::Ones);
     }
     list.weight(names.final_norm, &[hidden], Init::Ones);
     if !config.tie_word_embeddings {
-        list.weight(names.head, &[config.vocab_size, hidden], Init::Normal);
+        list.weight(names.head, &[config.vocab_size, hidden], stds.of(hidden));
     }
     list.0
+}
+
+/// The standard deviations of matrices from scratch.
+struct Deviations<'a> {
+    config: &'a ModelConfig,
+}
+
+impl Deviations<'_> {
+    /// Of a matrix that reads from so many numbers.
+    fn of(&self, inner: i64) -> Init {
+        match self.config.initializer {
+            Initializer::Uniform => Init::Normal { std: self.config.initializer_range },
+            Initializer::Mitchell => Init::Truncated { std: (inner as f64).sqrt().recip() },
+        }
+    }
+
+    /// Of a matrix whose output is added to the residual stream: smaller with depth.
+    fn of_residual(&self, inner: i64, block: i64) -> Init {
+        match self.config.initializer {
+            Initializer::Uniform => self.of(inner),
+            Initializer::Mitchell => Init::Truncated { std: (2.0 * inner as f64 * (block + 1) as f64).sqrt().recip() },
+        }
+    }
 }
 
 struct List(Vec<Parameter>);
@@ -103,8 +148,8 @@ impl List {
         self.0.push(Parameter { name: format!("{name}.weight"), shape: shape.to_vec(), init });
     }
 
-    fn linear(&mut self, name: &str, out: i64, inner: i64, has_bias: bool) {
-        self.weight(name, &[out, inner], Init::Normal);
+    fn linear(&mut self, name: &str, out: i64, inner: i64, has_bias: bool, init: Init) {
+        self.weight(name, &[out, inner], init);
         if has_bias {
             self.0.push(Parameter { name: format!("{name}.bias"), shape: vec![out], init: Init::Zeros });
         }

@@ -20,6 +20,8 @@ pub(crate) struct Transformer {
     blocks: Vec<Block>,
     norm: RmsNorm,
     rotary: Rotary,
+    /// Keys that a causal query sees in the blocks that have a window.
+    window: Option<i64>,
 }
 
 impl Transformer {
@@ -27,6 +29,7 @@ impl Transformer {
         let names = config.family.tensors;
         let embedding = tensors.weight(names.embedding);
         Self {
+            window: config.sliding_windows.iter().copied().flatten().next(),
             padding_idx: config.pad_token_id.unwrap_or(-1),
             blocks: (0..config.num_hidden_layers).map(|block| Block::new(config, tensors, block)).collect(),
             norm: RmsNorm::new(tensors.weight(names.final_norm), config.rms_norm_eps),
@@ -50,7 +53,8 @@ impl Transformer {
         let (batch, seq_len) = ids.size2()?;
         let (kind, device) = (self.embedding.kind(), self.embedding.device());
         let rotation = self.rotary.rotation(position_ids, kind);
-        let pass = Pass { batch, seq_len, rotation, mask: Mask::new(layout, seq_len, kind, device) };
+        let windowed = self.window.and_then(|window| Mask::windowed(layout, window, seq_len, kind, device));
+        let pass = Pass { batch, seq_len, rotation, mask: Mask::new(layout, seq_len, kind, device), windowed };
         let mut x = Tensor::f_embedding(&self.embedding, &ids.flatten(0, 1), self.padding_idx, false, false)?;
         for (i, block) in self.blocks.iter().enumerate() {
             let wanted = wanted.filter(|_| i + 1 == self.blocks.len());

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{config_json, config_with};
-use dlm_model::{DiffusionInfo, FAMILIES, ModelConfig, ModelError, PRESETS, RotaryScaling};
+use dlm_model::{DiffusionInfo, FAMILIES, Initializer, ModelConfig, ModelError, PRESETS, RotaryScaling};
 use serde_json::{Value, json};
 use std::path::Path;
 use tch::Kind;
@@ -86,7 +86,9 @@ fn values_that_ask_for_another_computation_are_refused_by_name() {
         ("torch_dtype", json!("int8"), "`float32`, `bfloat16` or `float16`"),
         ("tie_word_embeddings", json!("yes"), "true or false"),
         ("sliding_window", json!(16), "at least `max_position_embeddings`, which is 64"),
-        ("layer_types", json!(["full_attention", "sliding_attention"]), "`full_attention`"),
+        ("layer_types", json!(["full_attention", "chunked_attention"]), "`full_attention` or `sliding_attention`"),
+        ("layer_types", json!(["full_attention", "sliding_attention"]), "where no `sliding_window` is on"),
+        ("layer_types", json!(["full_attention"]), "a list of `num_hidden_layers`, which is 2"),
         ("rope_theta", json!(-1.0), "above 0"),
         ("eos_token_id", json!("</s>"), "an integer or a list of integers"),
     ];
@@ -145,6 +147,105 @@ fn an_unknown_family_is_refused_with_those_that_are_known() {
         assert_eq!((by_architecture.family.name, by_type.family.name), (family.name, family.name));
         assert_eq!(by_type.logits_shift(), family.name == "llama");
     }
+}
+
+#[test]
+fn an_unknown_family_is_told_from_its_neighbour() {
+    let differs = |changes: &[(&str, Value)]| match config_with(changes).unwrap_err() {
+        ModelError::UnknownFamily { differs, .. } => differs,
+        other => panic!("{other}"),
+    };
+    let moe =
+        [("architectures", json!(["LLaDAMoEModelLM"])), ("model_type", json!("llada")), ("num_experts", json!(64))];
+    assert_eq!(differs(&moe), "its `num_experts` asks for a mixture of experts, where the MLP here is one");
+    assert_eq!(differs(&moe[..2]), "`model_type` `llada` goes with the architecture `LLaDAModelLM`");
+    // The keys count even where both names are those of a known family.
+    assert!(differs(&[("num_experts", json!(8))]).contains("mixture of experts"));
+    assert_eq!(
+        differs(&[("model_type", json!("bert")), ("architectures", Value::Null)]),
+        "neither of its names is one of theirs"
+    );
+}
+
+#[test]
+fn windows_slide_in_the_blocks_that_the_family_says() {
+    let windows = |architecture: &str, model_type: &str, changes: &[(&str, Value)]| {
+        let names = [("architectures", json!([architecture])), ("model_type", json!(model_type))];
+        let changes: Vec<_> = names.into_iter().chain(changes.iter().cloned()).collect();
+        config_with(&changes).unwrap().sliding_windows
+    };
+    let mistral = |changes: &[(&str, Value)]| windows("MistralForCausalLM", "mistral", changes);
+    assert_eq!(mistral(&[("sliding_window", json!(16))]), [Some(16); 2]);
+    assert_eq!(mistral(&[("sliding_window", Value::Null)]), [None; 2]);
+    assert_eq!(mistral(&[("sliding_window", json!(64))]), [None; 2]); // no row is longer
+    assert_eq!(mistral(&[("max_position_embeddings", json!(8192))]), [Some(4096); 2]);
+
+    let qwen = |changes: &[(&str, Value)]| windows("Qwen2ForCausalLM", "qwen2", changes);
+    let on = ("use_sliding_window", json!(true));
+    let window = ("sliding_window", json!(16));
+    assert_eq!(qwen(std::slice::from_ref(&window)), [None; 2]);
+    assert_eq!(qwen(&[on.clone(), window.clone()]), [None; 2]); // 28 blocks without come first
+    assert_eq!(qwen(&[on.clone(), window.clone(), ("max_window_layers", json!(1))]), [None, Some(16)]);
+    let types = json!(["sliding_attention", "full_attention"]);
+    assert_eq!(qwen(&[on, window, ("layer_types", types)]), [Some(16), None]);
+}
+
+#[test]
+fn every_key_of_llada_is_read_or_refused() {
+    let path = dlm_golden::model("llada").join("config.json");
+    let with = |key: &str, value: Value| {
+        let mut object = dlm_golden::json(&path).as_object().unwrap().clone();
+        object.insert(key.to_owned(), value);
+        ModelConfig::from_json(object, &path)
+    };
+    let plain = with("use_cache", json!(false)).unwrap();
+    let heads = plain.num_attention_heads;
+    assert_eq!(with("n_kv_heads", json!(1)).unwrap().num_key_value_heads, 1);
+    assert_eq!(with("n_kv_heads", Value::Null).unwrap().num_key_value_heads, heads);
+    assert!(
+        with("multi_query_attention", json!(true)).unwrap_err().to_string().contains("`multi_query_attention` says")
+    );
+    assert_eq!(with("mlp_hidden_size", Value::Null).unwrap().intermediate_size, 4 * plain.hidden_size);
+    assert!(with("include_qkv_bias", json!(true)).unwrap().has_qkv_bias);
+    assert!(with("weight_tying", json!(true)).unwrap().tie_word_embeddings);
+    assert_eq!(with("activation_type", json!("gelu")).unwrap().hidden_act, dlm_model::Activation::Gelu);
+    assert!(!with("rope_full_precision", json!(false)).unwrap().rotary.full_precision);
+    assert_eq!(with("rope_theta", json!(1e4)).unwrap().rotary.theta, 1e4);
+    assert_eq!(with("rms_norm_eps", json!(1e-3)).unwrap().rms_norm_eps, 1e-3);
+    assert_eq!(with("max_sequence_length", json!(9)).unwrap().max_position_embeddings, 9);
+    assert_eq!(with("init_fn", json!("normal")).unwrap().initializer, Initializer::Uniform);
+    assert_eq!(with("init_std", json!(0.5)).unwrap().initializer_range, 0.5);
+    assert_eq!(with("mask_token_id", json!(3)).unwrap().mask_token_id, Some(3));
+    let rows = with("embedding_size", json!(1000)).unwrap();
+    assert_eq!((rows.vocab_size, rows.to_json()["vocab_size"].as_i64().unwrap()), (1000, plain.vocab_size));
+    for (key, value) in [
+        ("block_type", json!("sequential")),
+        ("layer_norm_type", json!("default")),
+        ("rope", json!(false)),
+        ("include_bias", json!(true)),
+        ("bias_for_layer_norm", json!(true)),
+        ("layer_norm_with_affine", json!(false)),
+        ("attention_layer_norm", json!(true)),
+        ("block_group_size", json!(2)),
+        ("alibi", json!(true)),
+        ("input_emb_norm", json!(true)),
+        ("scale_logits", json!(true)),
+        ("attention_dropout", json!(0.1)),
+        ("residual_dropout", json!(0.1)),
+        ("embedding_dropout", json!(0.1)),
+        ("activation_type", json!("swiglu")),
+        ("n_heads", json!(5)),
+        ("embedding_size", json!(7)),
+        ("init_fn", json!("fan_in")),
+    ] {
+        let error = with(key, value).unwrap_err();
+        assert!(matches!(error, ModelError::Value { .. }), "{error}");
+    }
+    // The reference's own defaults are others.
+    for key in ["block_type", "layer_norm_type", "rope", "include_bias", "activation_type", "weight_tying"] {
+        assert!(matches!(with(key, Value::Null), Err(ModelError::MissingKey { .. })), "{key}");
+    }
+    assert!(matches!(with("clip_qkv", json!(3.0)), Err(ModelError::UnknownKey { family: "llada", .. })));
 }
 
 #[test]

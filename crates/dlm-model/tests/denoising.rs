@@ -3,7 +3,7 @@
 mod common;
 
 use common::{assert_same_parameters, config_with, model_with};
-use dlm_diffusion::{AttentionLayout, Denoiser, DenoiserInput, DiffusionError, segment_positions};
+use dlm_diffusion::{AttentionLayout, Denoiser, DenoiserInput, DiffusionError, Visibility, segment_positions};
 use dlm_golden::assert_close;
 use dlm_model::{DiffusionInfo, LoadOptions, Model, ModelError, PackingIsolation};
 use proptest::prelude::*;
@@ -134,6 +134,54 @@ fn the_causal_state_of_a_token_does_not_depend_on_later_ones() {
     let other = states(&model, &ids(&[&[5, 6, 9, 9]]), &layout);
     assert_close("before", &one.narrow(0, 0, 2), &other.narrow(0, 0, 2), 1e-6, 1e-6);
     assert!((one - other).abs().max().double_value(&[]) > 1e-2);
+}
+
+#[test]
+fn a_window_hides_old_keys_from_causal_queries_and_none_from_bidirectional_ones() {
+    let names = [("architectures", json!(["MistralForCausalLM"])), ("model_type", json!("mistral"))];
+    let with = |window: serde_json::Value| {
+        let unshifted = ("diffusion", json!({ "mask_token_id": 49, "logits_shift": false }));
+        let own = [("sliding_window", window), ("num_hidden_layers", json!(1)), unshifted];
+        let changes = [names.as_slice(), &own].concat();
+        model_with(&changes)
+    };
+    let (windowed, plain) = (with(json!(3)), with(serde_json::Value::Null));
+    let (one, other) = (ids(&[&[5, 6, 7, 8, 9, 1]]), ids(&[&[4, 6, 7, 8, 9, 1]]));
+    let causal = AttentionLayout::causal();
+    let difference =
+        |model: &Model, layout| (states(model, &one, layout) - states(model, &other, layout)).abs().amax(1, false);
+    // Token 0 is seen by itself and by the two after it.
+    let seen: Vec<f32> = difference(&windowed, &causal).try_into().unwrap();
+    assert!(seen[..3].iter().all(|&d| d > 1e-4) && seen[3..].iter().all(|&d| d == 0.0), "{seen:?}");
+    assert!(difference(&plain, &causal).min().double_value(&[]) > 1e-5);
+    let full = AttentionLayout::full();
+    assert_eq!(states(&windowed, &one, &full), states(&plain, &one, &full));
+    // A row no longer than the window does not notice it.
+    let short = ids(&[&[5, 6, 7]]);
+    assert_eq!(states(&windowed, &short, &causal), states(&plain, &short, &causal));
+    // A window within segments.
+    let layout = AttentionLayout::segments(&ids(&[&[1, 1, 2, 2, 2, 2]])).unwrap().with_visibility(Visibility::Causal);
+    let second = states(&windowed, &one, &layout).narrow(0, 2, 4);
+    let alone = states(&windowed, &ids(&[&[7, 8, 9, 1]]), &causal);
+    assert_close("segment", &second, &alone, 1e-4, 1e-4);
+}
+
+#[test]
+fn full_precision_rotation_changes_bfloat16_states_only() {
+    let folder = dlm_golden::model("llada");
+    let rows = Tensor::arange(64, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+    let of = |full: bool, kind| {
+        let copy = tempfile::tempdir().unwrap();
+        let mut config = dlm_golden::json(&folder.join("config.json"));
+        config["rope_full_precision"] = json!(full);
+        std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
+        std::fs::copy(folder.join("model.safetensors"), copy.path().join("model.safetensors")).unwrap();
+        let model = Model::load(copy.path(), &LoadOptions { device: Device::Cpu, kind }).unwrap();
+        states(&model, &rows, &AttentionLayout::full())
+    };
+    assert_eq!(of(true, Kind::Float), of(false, Kind::Float));
+    assert_ne!(of(true, Kind::BFloat16), of(false, Kind::BFloat16));
+    assert_eq!(of(true, Kind::BFloat16).kind(), Kind::BFloat16);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::{
     config::keys::listed,
     error::{ModelError, Result},
-    state_dict::{HUGGING_FACE, TensorNames},
+    state_dict::{HUGGING_FACE, LLADA as LLADA_NAMES, TensorNames},
 };
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -20,6 +20,8 @@ pub struct Family {
     pub model_type: &'static str,
     /// Whether its models predict the token at `i` from the state before it, where a folder does not say.
     pub logits_shift: bool,
+    /// What the keys of its config.json are called.
+    pub(crate) keys: KeyNames,
     /// What its tensors are called.
     pub(crate) tensors: &'static TensorNames,
     /// Which projections add a bias.
@@ -30,6 +32,15 @@ pub struct Family {
     pub(crate) sliding_window: Window,
     /// Whether config.json may leave out `num_key_value_heads`.
     pub(crate) kv_heads_may_be_absent: bool,
+}
+
+/// In whose words a config.json is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyNames {
+    /// Those that most families of transformers share.
+    HuggingFace,
+    /// Those of LLaDA, which come from OLMo.
+    Llada,
 }
 
 /// Which projections of a family add a bias.
@@ -52,7 +63,8 @@ pub(crate) enum Window {
     Never,
     /// `sliding_window` is one; this long where the key is absent.
     Key(i64),
-    /// `sliding_window` is one if `use_sliding_window` says so.
+    /// `sliding_window` is one if `use_sliding_window` says so, in the blocks from `max_window_layers` on or those that
+    /// `layer_types` names.
     Switched,
 }
 
@@ -61,6 +73,7 @@ const LLAMA: Family = Family {
     architecture: "LlamaForCausalLM",
     model_type: "llama",
     logits_shift: true,
+    keys: KeyNames::HuggingFace,
     tensors: &HUGGING_FACE,
     biases: Biases::ByKeys,
     qk_norm: false,
@@ -100,6 +113,18 @@ const QWEN3: Family = Family {
 /// Dream ([arXiv:2508.15487](https://arxiv.org/abs/2508.15487)): Qwen 2 that sees both ways and still shifts.
 const DREAM: Family = Family { name: "dream", architecture: "DreamModel", model_type: "Dream", ..QWEN2 };
 
+/// LLaDA ([arXiv:2502.09992](https://arxiv.org/abs/2502.09992)): Llama's blocks under the names of OLMo, trained to denoise.
+const LLADA: Family = Family {
+    name: "llada",
+    architecture: "LLaDAModelLM",
+    model_type: "llada",
+    logits_shift: false,
+    keys: KeyNames::Llada,
+    tensors: &LLADA_NAMES,
+    biases: Biases::Never,
+    ..LLAMA
+};
+
 /// Every family there is.
 ///
 /// The `a2d` ones were adapted from autoregressive models to see both ways: the same tensors, but no shift.
@@ -108,6 +133,7 @@ pub static FAMILIES: &[Family] = &[
     MISTRAL,
     QWEN2,
     QWEN3,
+    LLADA,
     DREAM,
     Family {
         name: "a2d-llama",
@@ -133,6 +159,8 @@ pub static FAMILIES: &[Family] = &[
 ];
 
 /// The family whose names config.json gives; where it gives both, they must agree.
+///
+/// `model_type` alone does not decide: LLaDA's mixture of experts, for one, calls itself `llada` too.
 pub(super) fn find(path: &Path, object: &Map<String, Value>) -> Result<&'static Family> {
     let architectures: Option<Vec<&str>> = object
         .get("architectures")
@@ -144,14 +172,34 @@ pub(super) fn find(path: &Path, object: &Map<String, Value>) -> Result<&'static 
             && model_type.is_none_or(|name| name == family.model_type)
     };
     let named = architectures.is_some() || model_type.is_some();
-    named.then(|| FAMILIES.iter().find(fits)).flatten().ok_or_else(|| {
-        let found = match (&architectures, model_type) {
-            (Some(list), Some(name)) => format!("{} ({name})", list.join(", ")),
-            (Some(list), None) => list.join(", "),
-            (None, Some(name)) => name.to_owned(),
-            (None, None) => "nothing: neither `architectures` nor `model_type`".to_owned(),
+    let experts = EXPERT_KEYS.iter().find(|key| object.get(**key).is_some_and(|value| !value.is_null()));
+    let found = named.then(|| FAMILIES.iter().find(fits)).flatten();
+    if let (Some(family), None) = (found, experts) {
+        return Ok(family);
+    }
+    let differs = if let Some(key) = experts {
+        format!("its `{key}` asks for a mixture of experts, where the MLP here is one")
+    } else {
+        let near = |family: &&Family| {
+            model_type == Some(family.model_type)
+                || architectures.as_ref().is_some_and(|list| list.contains(&family.architecture))
         };
-        let known = FAMILIES.iter().map(|family| family.architecture);
-        ModelError::UnknownFamily { path: path.to_owned(), found, known: listed(known).replace(" or ", " and ") }
-    })
+        match FAMILIES.iter().find(near) {
+            Some(Family { architecture, model_type, .. }) => {
+                format!("`model_type` `{model_type}` goes with the architecture `{architecture}`")
+            }
+            None => "neither of its names is one of theirs".to_owned(),
+        }
+    };
+    let found = match (&architectures, model_type) {
+        (Some(list), Some(name)) => format!("{} ({name})", list.join(", ")),
+        (Some(list), None) => list.join(", "),
+        (None, Some(name)) => name.to_owned(),
+        (None, None) => "nothing: neither `architectures` nor `model_type`".to_owned(),
+    };
+    let known = listed(FAMILIES.iter().map(|family| family.architecture)).replace(" or ", " and ");
+    Err(ModelError::UnknownFamily { path: path.to_owned(), found, known, differs })
 }
+
+/// Keys of which each says that tokens are routed to some of many MLPs.
+const EXPERT_KEYS: &[&str] = &["num_experts", "num_local_experts", "n_routed_experts", "moe_layer_freq"];

@@ -30,7 +30,6 @@ pub(super) const KEYS: &[&str] = &[
     "label2id",
     "length_penalty",
     "max_length",
-    "max_window_layers",
     "min_length",
     "name_or_path",
     "no_repeat_ngram_size",

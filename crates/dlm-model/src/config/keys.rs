@@ -58,6 +58,14 @@ impl<'a> Keys<'a> {
         self.get(key, "true or false", Value::as_bool)
     }
 
+    pub(super) fn required_flag(&mut self, key: &str) -> Result<bool> {
+        self.flag(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    pub(super) fn required_word<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Result<T> {
+        self.word(key, words)?.ok_or_else(|| self.missing(key))
+    }
+
     /// One of several words.
     pub(super) fn word<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Result<Option<T>> {
         let accepted = listed(words.iter().map(|(word, _)| *word));
@@ -76,13 +84,11 @@ impl<'a> Keys<'a> {
     }
 
     /// A list, each item one of several words.
-    pub(super) fn words(&mut self, key: &str, words: &[&str]) -> Result<()> {
-        let accepted = format!("a list of {}", listed(words.iter().copied()));
-        let all_known = |value: &Value| {
-            let known = |item: &Value| item.as_str().is_some_and(|word| words.contains(&word));
-            value.as_array().is_some_and(|list| list.iter().all(known)).then_some(())
-        };
-        self.get(key, &accepted, all_known).map(|_| ())
+    pub(super) fn each_word<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Result<Option<Vec<T>>> {
+        let accepted = format!("a list of {}", listed(words.iter().map(|(word, _)| *word)));
+        let find =
+            |item: &Value| words.iter().find(|(word, _)| item.as_str() == Some(word)).map(|(_, meaning)| *meaning);
+        self.get(key, &accepted, |value| value.as_array().and_then(|list| list.iter().map(find).collect()))
     }
 
     /// A key that must be absent, null, or this: any other value asks for a computation that is not done here.
@@ -92,6 +98,15 @@ impl<'a> Keys<'a> {
             (value == expected || equal_numbers).then_some(())
         };
         self.get(key, &format!("{expected} or absent"), is_expected).map(|_| ())
+    }
+
+    /// A key that must be there and be this, because the family's own default is another.
+    pub(super) fn must(&mut self, key: &str, expected: &Value) -> Result<()> {
+        if self.value(key).is_none() {
+            return Err(self.missing(key));
+        }
+        let is_expected = |value: &Value| (value == expected).then_some(());
+        self.get(key, &expected.to_string(), is_expected).map(|_| ())
     }
 
     /// Whether the object has the key, be it null.

@@ -28,7 +28,11 @@ pub(super) fn read(keys: &mut Keys<'_>, family: &'static str) -> Result<RotaryCo
         return Err(keys.refused("rope_scaling", found, "absent beside `rope_parameters`"));
     }
     let Some(mut inner) = old.or(new) else {
-        return Ok(RotaryConfig { theta: outer_theta.unwrap_or(DEFAULT_THETA), scaling: RotaryScaling::Default });
+        return Ok(RotaryConfig {
+            theta: outer_theta.unwrap_or(DEFAULT_THETA),
+            scaling: RotaryScaling::Default,
+            full_precision: false,
+        });
     };
     let inner_theta = inner.positive("rope_theta")?;
     if let (Some(outer), Some(found)) = (outer_theta, inner.value("rope_theta"))
@@ -55,5 +59,5 @@ pub(super) fn read(keys: &mut Keys<'_>, family: &'static str) -> Result<RotaryCo
     };
     inner.only("partial_rotary_factor", &json!(1.0))?;
     inner.finish(family, &[])?;
-    Ok(RotaryConfig { theta: inner_theta.or(outer_theta).unwrap_or(DEFAULT_THETA), scaling })
+    Ok(RotaryConfig { theta: inner_theta.or(outer_theta).unwrap_or(DEFAULT_THETA), scaling, full_precision: false })
 }
