@@ -17,7 +17,7 @@ use tch::{Device, Kind, Tensor};
 /// The file of a model that has one.
 pub(crate) const SINGLE: &str = "model.safetensors";
 /// The file that says which file holds which tensor, in a model that has several.
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// How pickled weights end.
 const PICKLED: &[&str] = &["bin", "pt", "pth", "ckpt"];
 /// Rotary frequencies that old files store; they follow from config.json.

@@ -127,6 +127,12 @@ pub enum ModelError {
         /// The embedding's tensor.
         embedding: String,
     },
+    /// Weights hold numbers that are none.
+    #[error("weights are not finite: {}", not_finite(names))]
+    NotFinite {
+        /// The parameters and how many NaNs and infinities each holds.
+        names: Vec<(String, i64)>,
+    },
     /// A kind of number that the model cannot compute in.
     #[error("a model cannot compute in {found:?}, but in Float or BFloat16")]
     ComputeKind {
@@ -189,6 +195,9 @@ impl ModelError {
             }
             Self::Tensors { .. } => "take config.json and all weight files from the same model".to_owned(),
             Self::UntiedHead { .. } => "set `tie_word_embeddings` to false to keep both".to_owned(),
+            Self::NotFinite { .. } => {
+                "the training that made them diverged, or the file is damaged: take an earlier checkpoint".to_owned()
+            }
             Self::SequenceTooLong { max_seq_len, .. } => format!("cut rows to {max_seq_len} tokens"),
             Self::PositionOutOfRange { max_seq_len, .. } => format!("cut documents to {max_seq_len} tokens"),
             Self::MaskTokenOutOfRange { .. } => "grow the vocabulary first, or name a token that exists".to_owned(),
@@ -233,6 +242,11 @@ impl fmt::Display for TensorDifference {
         }
         Ok(())
     }
+}
+
+fn not_finite(names: &[(String, i64)]) -> String {
+    let items: Vec<String> = names.iter().map(|(name, count)| format!("`{name}` holds {count}")).collect();
+    shortened(&items)
 }
 
 /// The first few of a list that may be thousands long.

@@ -36,6 +36,7 @@
 
 mod attention;
 mod block;
+mod card;
 mod checkpoint;
 mod config;
 mod diffusion_info;
@@ -51,6 +52,7 @@ mod save;
 mod state_dict;
 mod transformer;
 
+pub use card::ModelCard;
 pub use config::{FAMILIES, Family, Initializer, ModelConfig, PRESETS, Preset};
 pub use diffusion_info::DiffusionInfo;
 pub use dlm_diffusion::PackingIsolation;
@@ -58,3 +60,4 @@ pub use error::{ModelError, Result, TensorDifference};
 pub use mlp::Activation;
 pub use model::{LoadOptions, Model};
 pub use rotary::{RotaryConfig, RotaryScaling};
+pub use save::SaveOptions;

@@ -6,7 +6,8 @@ use crate::{
     diffusion_info::DiffusionInfo,
     error::{ModelError, Result},
     head::LinearHead,
-    init, save,
+    init,
+    save::{self, SaveOptions},
     state_dict::{Tensors, parameters},
     transformer::Transformer,
 };
@@ -199,17 +200,33 @@ impl Model {
         Ok(())
     }
 
-    /// Writes a folder that transformers loads: model.safetensors, `companions` (file name and content, such as a tokenizer's),
+    /// Writes a folder that transformers loads: safetensors, `companions` (file name and content, such as a tokenizer's),
     /// and last config.json with a `diffusion` object where there is one; each file whole or absent.
+    ///
+    /// `options` may be just the kind of numbers to store. Weights that stood in the folder before are replaced, in one file or
+    /// several; while there are several, config.json is absent, so that nobody takes files of both for one model.
     ///
     /// # Errors
     /// [`ModelError::Write`] with the path that could not be written, or [`ModelError::ComputeKind`] for a `kind` other than
     /// `Float`, `BFloat16` and `Half`.
-    pub fn save(&self, folder: &Path, kind: Kind, companions: &[(String, Vec<u8>)]) -> Result<()> {
-        if kind != Kind::Half {
-            check_kind(kind)?;
+    pub fn save(&self, folder: &Path, options: impl Into<SaveOptions>, companions: &[(String, Vec<u8>)]) -> Result<()> {
+        let options = options.into();
+        if options.kind != Kind::Half {
+            check_kind(options.kind)?;
         }
-        save::save(folder, &self.config, &self.parameters, kind, companions)
+        save::save(folder, &self.config, &self.parameters, options, companions)
+    }
+
+    /// Looks at every number of every parameter; takes as long as reading them from memory.
+    ///
+    /// # Errors
+    /// [`ModelError::NotFinite`] with the parameters that hold a NaN or an infinity.
+    pub fn check_finite(&self) -> Result<()> {
+        let count = |tensor: &Tensor| tensor.detach().isfinite().logical_not().sum(Kind::Int64).int64_value(&[]);
+        let found: Vec<(String, i64)> =
+            self.parameters.iter().map(|(name, tensor)| (name.clone(), count(tensor))).collect();
+        let names: Vec<_> = found.into_iter().filter(|(_, count)| *count > 0).collect();
+        if names.is_empty() { Ok(()) } else { Err(ModelError::NotFinite { names }) }
     }
 
     /// Overwrites the parameters in place by those of a folder, which must have the same names and shapes.

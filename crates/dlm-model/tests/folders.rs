@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Folder, assert_same_parameters, config_with, model_with, write_tensors};
-use dlm_model::{DiffusionInfo, LoadOptions, Model, ModelConfig, ModelError};
+use dlm_model::{DiffusionInfo, LoadOptions, Model, ModelConfig, ModelError, SaveOptions};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, path::Path};
@@ -103,6 +103,51 @@ fn a_model_in_shards_is_the_model_in_one_file() {
     assert!(matches!(&error, ModelError::Read { path, .. } if path.ends_with("model-1.safetensors")), "{error}");
     fs::write(&index, "{").unwrap();
     assert!(folder.load().unwrap_err().to_string().contains("line 1"));
+}
+
+#[test]
+fn weights_above_a_size_are_saved_in_files_of_at_most_that_size() {
+    let model = model_with(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let names = || {
+        let files = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = files.filter(|name| name.starts_with("model")).collect();
+        names.sort();
+        names
+    };
+    model.save(folder.path(), Kind::Float, &[]).unwrap();
+    assert_eq!(names(), ["model.safetensors"]);
+    // The largest tensor, the embedding, has 50 * 32 * 4 = 6400 bytes.
+    model.save(folder.path(), SaveOptions::from(Kind::Float).with_max_shard_bytes(20_000), &[]).unwrap();
+    let sharded = names();
+    assert!(sharded.len() > 3 && !sharded.contains(&"model.safetensors".to_owned()), "{sharded:?}");
+    for name in sharded.iter().filter(|name| name.ends_with(".safetensors")) {
+        let bytes: usize = dlm_golden::tensors(&folder.path().join(name)).values().map(|t| t.numel() * 4).sum();
+        assert!(bytes <= 20_000, "{name} holds {bytes}");
+    }
+    let index = dlm_golden::json(&folder.path().join("model.safetensors.index.json"));
+    assert_eq!(index["metadata"]["total_size"].as_u64(), Some(4 * model.parameter_count()));
+    assert_same_parameters(&Model::load(folder.path(), &LoadOptions::default()).unwrap(), &model);
+    // A tensor larger than the limit has a file of its own.
+    model.save(folder.path(), SaveOptions::from(Kind::Float).with_max_shard_bytes(1), &[]).unwrap();
+    assert_eq!(names().len(), model.named_parameters().len() + 1);
+    assert_same_parameters(&Model::load(folder.path(), &LoadOptions::default()).unwrap(), &model);
+    // Back in one file, nothing of the others is left.
+    model.save(folder.path(), Kind::Float, &[]).unwrap();
+    assert_eq!(names(), ["model.safetensors"]);
+}
+
+#[test]
+fn weights_that_are_not_finite_are_named() {
+    let folder = Folder::with(&[]);
+    folder.load().unwrap().check_finite().unwrap();
+    folder.edit_weights(|tensors| {
+        let _ = tensors.get_mut("model.norm.weight").unwrap().narrow(0, 3, 2).fill_(f64::NAN);
+        let _ = tensors.get_mut("lm_head.weight").unwrap().get(1).fill_(f64::INFINITY);
+    });
+    let error = folder.load().unwrap().check_finite().unwrap_err();
+    assert_eq!(error.to_string(), "weights are not finite: `model.norm.weight` holds 2, `lm_head.weight` holds 32");
+    assert!(error.help().is_some());
 }
 
 #[test]
@@ -220,6 +265,67 @@ proptest! {
             fs::rename(path, folder.weights()).unwrap();
             let _ = folder.load();
         });
+    }
+}
+
+fn json_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        (-4i64..70).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        prop_oneof!["llama3|linear|silu|default|float32|mitchell|rms", ".{0,6}"].prop_map(Value::from),
+    ];
+    leaf.prop_recursive(2, 8, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map("rope_type|factor|rope_theta|mask_token_id|[a-z]{1,4}", inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn no_value_of_a_config_causes_a_panic(
+        case: prop::sample::Index, changes in proptest::collection::vec((any::<prop::sample::Index>(), json_value()), 1..4),
+    ) {
+        let mut models: Vec<_> = fs::read_dir(dlm_golden::folder().join("models")).unwrap().map(|e| e.unwrap().path()).collect();
+        models.retain(|path| path.join("config.json").exists());
+        models.sort();
+        let path = models[case.index(models.len())].join("config.json");
+        let mut object = dlm_golden::json(&path).as_object().unwrap().clone();
+        let keys: Vec<String> = object.keys().cloned().chain(
+            ["sliding_window", "layer_types", "rope_scaling", "diffusion", "n_kv_heads", "head_dim"].map(str::to_owned),
+        ).collect();
+        for (key, value) in changes {
+            object.insert(keys[key.index(keys.len())].clone(), value);
+        }
+        if let Ok(config) = ModelConfig::from_json(object, &path) {
+            let _ = config.to_json();
+        }
+    }
+
+    #[test]
+    fn no_header_of_a_safetensors_file_causes_a_panic(
+        entries in proptest::collection::btree_map("model.norm.weight|lm_head.weight|[a-z.]{0,9}|__metadata__", (
+            prop_oneof![Just(json!("F32")), Just(json!("F4")), Just(json!("BOOL")), json_value()],
+            prop_oneof![proptest::collection::vec(any::<u64>(), 0..3).prop_map(Value::from), json_value()],
+            prop_oneof![proptest::collection::vec(0u64..256, 2).prop_map(Value::from), json_value()],
+        ), 0..4),
+        lie in -9i64..9, data in 0usize..256,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.json"), serde_json::to_vec(&common::config_json()).unwrap()).unwrap();
+        let entry = |(name, (dtype, shape, offsets))| (name, json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets }));
+        let header = Value::Object(entries.into_iter().map(entry).collect()).to_string();
+        let len = (header.len() as i64).wrapping_add(lie) as u64;
+        let bytes = [&len.to_le_bytes()[..], header.as_bytes(), &vec![0; data]].concat();
+        fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+        prop_assert!(Model::load(folder.path(), &LoadOptions::default()).is_err());
     }
 }
 

@@ -1,0 +1,124 @@
+//! `ModelCard`: the README.md of a model folder, as hubs show it.
+
+use crate::Model;
+
+/// What a model folder says of itself to people.
+///
+/// ```
+/// use dlm_model::{DiffusionInfo, LoadOptions, Model, ModelCard, ModelConfig};
+///
+/// let mut model = Model::from_config(ModelConfig::preset("tiny", 100)?, 1, &LoadOptions::default())?;
+/// model.set_diffusion(DiffusionInfo::new(99, false))?;
+/// let card = ModelCard::new("my-model").with_fact("optimiser steps", 1000);
+/// let text = card.render(&model);
+/// assert!(text.contains("# my-model") && text.contains("| mask token | 99 |") && text.contains("| optimiser steps | 1000 |"));
+/// assert!(ModelCard::is_generated(&text));
+/// # Ok::<(), dlm_model::ModelError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelCard {
+    name: String,
+    base_model: Option<String>,
+    facts: Vec<(String, String)>,
+}
+
+/// What the first lines of a card hold that was written here; a card without it is a person's and is left alone.
+const MARK: &str = "library_name: transformers\ntags:\n- dlm\n";
+
+impl ModelCard {
+    /// The file's name.
+    pub const FILE: &'static str = "README.md";
+
+    /// A card for a model of that name.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), base_model: None, facts: Vec::new() }
+    }
+
+    /// Names the model that this one began as.
+    #[must_use]
+    pub fn with_base_model(mut self, base_model: impl Into<String>) -> Self {
+        self.base_model = Some(base_model.into());
+        self
+    }
+
+    /// Adds a line to the training summary.
+    #[must_use]
+    pub fn with_fact(mut self, name: impl Into<String>, value: impl ToString) -> Self {
+        self.facts.push((name.into(), value.to_string()));
+        self
+    }
+
+    /// Whether a card was written by [`render`](Self::render) and may be replaced.
+    #[must_use]
+    pub fn is_generated(text: &str) -> bool {
+        text.starts_with(&format!("---\n{MARK}"))
+    }
+
+    /// The card as Markdown with a YAML head.
+    #[must_use]
+    pub fn render(&self, model: &Model) -> String {
+        let config = model.config();
+        let mut text = format!("---\n{MARK}- masked-diffusion\npipeline_tag: text-generation\n");
+        // A path of this machine means nothing to others; a hub knows names of one or two parts.
+        if let Some(base) = self.base_model.as_deref().filter(|base| is_hub_name(base)) {
+            text += &format!("base_model: {base}\n");
+        }
+        text += &format!(
+            "---\n\n# {}\n\nA masked-diffusion language model: it turns mask tokens into text, in any order.\n\n",
+            self.name
+        );
+        text += "```sh\ndlm chat --model .\n```\n\n";
+        let mut facts = vec![
+            ("architecture".to_owned(), format!("{} ({})", config.family.architecture, config.family.name)),
+            ("parameters".to_owned(), model.parameter_count().to_string()),
+            ("longest text".to_owned(), format!("{} tokens", config.max_position_embeddings)),
+        ];
+        if let Some(id) = model.mask_token_id() {
+            facts.push(("mask token".to_owned(), id.to_string()));
+        }
+        let shift = if config.logits_shift() { "the state before it" } else { "its own state" };
+        facts.push(("a token is predicted from".to_owned(), shift.to_owned()));
+        if let Some(info) = model.diffusion() {
+            facts.push(("noise schedule".to_owned(), info.noise_schedule.clone()));
+        }
+        text += &table("model", &facts);
+        if !self.facts.is_empty() {
+            text += &format!("\n## Training\n\n{}", table("run", &self.facts));
+        }
+        text
+    }
+}
+
+fn is_hub_name(name: &str) -> bool {
+    let plain = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    let parts: Vec<&str> = name.split('/').collect();
+    parts.len() == 2 && parts.iter().all(|part| plain(part) && !part.starts_with('.'))
+}
+
+fn table(title: &str, facts: &[(String, String)]) -> String {
+    let mut text = format!("| {title} | |\n|---|---|\n");
+    for (name, value) in facts {
+        let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
+        text += &format!("| {} | {} |\n", cell(name), cell(value));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_a_hub_are_given_as_its_base_model() {
+        assert!(is_hub_name("HuggingFaceTB/SmolLM2-135M"));
+        for path in ["models/a/b", "/data/model", "../model", "model", "a b/c"] {
+            assert!(!is_hub_name(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_cell_cannot_break_its_table() {
+        assert_eq!(table("run", &[("a|b".to_owned(), "c\nd".to_owned())]), "| run | |\n|---|---|\n| a\\|b | c d |\n");
+    }
+}
