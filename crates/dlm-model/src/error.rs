@@ -99,6 +99,26 @@ pub enum ModelError {
         /// What is wrong.
         reason: String,
     },
+    /// A GGUF file is truncated or contradicts itself.
+    #[error("`{}` is no whole GGUF file: {reason}", path.display())]
+    DamagedGguf {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A GGUF file has what is not read.
+    #[error("the {what} of `{}` is {found}, but read is {accepted}", path.display())]
+    UnsupportedGguf {
+        /// Which file.
+        path: PathBuf,
+        /// What of it.
+        what: String,
+        /// What it is.
+        found: String,
+        /// What is read.
+        accepted: String,
+    },
     /// Tensors and config.json do not fit each other.
     #[error("the tensors in `{}` do not fit its config.json: {difference}", folder.display())]
     Tensors {
@@ -186,7 +206,13 @@ impl ModelError {
                     .to_owned()
             }
             Self::NoWeights { .. } => "copy or download the folder's safetensors files too".to_owned(),
-            Self::Damaged { .. } => "copy or download the file again, and compare its size and checksum".to_owned(),
+            Self::Damaged { .. } | Self::DamagedGguf { .. } => {
+                "copy or download the file again, and compare its size and checksum".to_owned()
+            }
+            Self::UnsupportedGguf { what, .. } if what.starts_with("format") => {
+                "take the file that was quantised in one of these, for example with `Q4_K_M`'s neighbour `Q8_0`"
+                    .to_owned()
+            }
             Self::UnknownKey { key, .. } => {
                 format!("remove `{key}` from config.json only if you know that it changes nothing in this model")
             }

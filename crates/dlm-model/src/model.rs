@@ -72,7 +72,7 @@ impl Model {
     }
 
     /// Makes the modules of parameters that fit `config`; they share them with the list.
-    fn assemble(config: ModelConfig, parameters: Vec<(String, Tensor)>) -> Self {
+    pub(crate) fn assemble(config: ModelConfig, parameters: Vec<(String, Tensor)>) -> Self {
         let tensors = Tensors::new(&parameters);
         let names = config.family.tensors;
         let head = if config.tie_word_embeddings { names.embedding } else { names.head };

@@ -51,6 +51,11 @@ impl Rotary {
         Self { frequencies: frequencies(config, head_dim).to_device(device), full_precision: config.full_precision }
     }
 
+    /// Radians per position, `[head_dim / 2]` of `Float`.
+    pub(crate) fn into_frequencies(self) -> Tensor {
+        self.frequencies
+    }
+
     /// The rotation of every token of a forward pass.
     ///
     /// `position_ids`: `[batch or 1, seq_len]` of `Int64`.
