@@ -61,6 +61,14 @@ pub enum TokenizerError {
         /// What it must hold.
         expected: &'static str,
     },
+    /// The tokenizer leaves out merges at random, so that a text would have other ids each time.
+    #[error("`{}` drops {dropout} of all merges at random, and the same text must always have the same ids: set `model.dropout` to null", path.display())]
+    Dropout {
+        /// The file.
+        path: PathBuf,
+        /// The share of merges.
+        dropout: f64,
+    },
     /// The files of a tokenizer cannot be written.
     #[error(transparent)]
     Write(#[from] FileError),

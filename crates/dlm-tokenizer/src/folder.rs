@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 use tokenizers::AddedToken;
 
@@ -37,6 +38,7 @@ struct Padding {
 struct ModelHeader {
     unk_token: Option<String>,
     unk_id: Option<u32>,
+    dropout: Option<f64>,
 }
 
 impl Tokenizer {
@@ -96,7 +98,10 @@ impl Tokenizer {
 
     /// A tokenizer from the text of a `tokenizer.json`, which knows of no special tokens yet.
     pub(crate) fn parse(json: String, path: &Path) -> Result<Self> {
-        let _: Header = parse_json(&json, path)?; // for its line and column: the library reports neither
+        let header: Header = parse_json(&json, path)?; // for its line and column, too: the library reports neither
+        if let Some(dropout) = header.model.and_then(|model| model.dropout).filter(|&dropout| dropout != 0.0) {
+            return Err(TokenizerError::Dropout { path: path.to_owned(), dropout });
+        }
         let invalid = |source| TokenizerError::Invalid { path: path.to_owned(), source };
         let mut inner = tokenizers::Tokenizer::from_bytes(&json).map_err(invalid)?;
         inner.with_truncation(None).map_err(invalid)?;
@@ -110,6 +115,7 @@ impl Tokenizer {
             templates: Vec::new(),
             special: SpecialTokens::default(),
             spellings: Spellings::default(),
+            fast: OnceLock::new(),
         })
     }
 
@@ -221,6 +227,7 @@ impl Tokenizer {
         }
         list.sort_by_key(|entry| entry["id"].as_u64());
         self.json = pretty(object, file)?;
+        self.fast = OnceLock::new();
         Ok(())
     }
 

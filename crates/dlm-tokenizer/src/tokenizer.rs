@@ -4,12 +4,17 @@ use crate::{
     chat_template::{ChatTemplate, RenderOptions},
     encode::{Part, Specials, Spellings},
     error::{Result, TokenizerError},
+    fast::Fast,
+    session::Session,
     special::{ROLES, SpecialToken, SpecialTokens},
 };
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 /// Whether decoding spells special tokens or leaves them out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub struct Tokenizer {
     pub(crate) special: SpecialTokens,
     /// What must be kept from being read as a special token where people say it.
     pub(crate) spellings: Spellings,
+    /// The fast path for a tokenizer of a known kind; looked for when it is first needed.
+    pub(crate) fast: OnceLock<Option<Arc<Fast>>>,
 }
 
 impl fmt::Debug for Tokenizer {
@@ -60,12 +67,9 @@ impl Tokenizer {
     /// [`TokenizerError::Encode`] when the tokenizer cannot spell the text; [`TokenizerError::OneCharacterSpecial`] and
     /// [`TokenizerError::NoMarkLeft`] where a special token cannot be told from text.
     pub fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>> {
-        Ok(match specials {
-            Specials::Parse => self.tokenize(text, None, tokenizers::OffsetType::None)?,
-            Specials::AsText => self.tokenize_guarded(text, tokenizers::OffsetType::None, |_| true)?.0,
-        }
-        .get_ids()
-        .to_vec())
+        let mut ids = Vec::new();
+        self.session().encode_into(text, specials, &mut ids)?;
+        Ok(ids)
     }
 
     /// Encodes many texts, on all threads of the current rayon pool.
@@ -73,7 +77,12 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode), for any of them.
     pub fn encode_batch<T: AsRef<str> + Sync>(&self, texts: &[T], specials: Specials) -> Result<Vec<Vec<u32>>> {
-        texts.par_iter().map(|text| self.encode(text.as_ref(), specials)).collect()
+        let encode = |session: &mut Session<'_>, text: &T| {
+            let mut ids = Vec::new();
+            session.encode_into(text.as_ref(), specials, &mut ids)?;
+            Ok(ids)
+        };
+        texts.par_iter().map_init(|| self.session(), encode).collect()
     }
 
     /// Encodes a text and puts around it what the tokenizer's post-processor asks for: often a BOS, sometimes an EOS.
@@ -84,7 +93,7 @@ impl Tokenizer {
     /// As [`encode`](Self::encode).
     pub fn encode_with_post_processor(&self, text: &str, specials: Specials) -> Result<Vec<u32>> {
         let parts = [Part { text: text.to_owned(), specials }];
-        let encoding = self.encoding_of_parts(&parts)?.0;
+        let encoding = self.encoding_of_parts(&parts)?;
         let framed = self.inner.post_process(encoding, None, true);
         Ok(framed.map_err(|source| TokenizerError::Encode { source })?.get_ids().to_vec())
     }
@@ -188,6 +197,23 @@ impl Tokenizer {
     /// The id of a token's text, or the error that says there is none.
     pub(crate) fn id_of(&self, text: &str) -> Result<u32> {
         self.token_to_id(text).ok_or_else(|| TokenizerError::UnknownToken { text: text.to_owned() })
+    }
+
+    /// Whether text is encoded by this crate's own byte-level BPE, rather than by the slower `tokenizers` library; see the
+    /// [crate's documentation](crate#speed). The ids are the same.
+    #[must_use]
+    pub fn is_fast(&self) -> bool {
+        self.fast().is_some()
+    }
+
+    /// The fast path, if there is one for a tokenizer of this kind.
+    pub(crate) fn fast(&self) -> Option<&Arc<Fast>> {
+        let recognize = || {
+            let added = self.inner.get_added_vocabulary().get_added_tokens_decoder().iter();
+            let added: Vec<_> = added.map(|(id, token)| (*id, token.clone())).collect();
+            Fast::recognize(&self.json, &added).map(Arc::new)
+        };
+        self.fast.get_or_init(recognize).as_ref()
     }
 
     /// Brings up to date which spellings must be kept from user text; due whenever special tokens have changed.
