@@ -27,7 +27,7 @@ fn main() -> Result<()> {
             println!("  {t:.2}   {:.4}   {:.4}", schedule.p_mask(t), schedule.elbo_weight(t));
         }
         for timesteps in [Timesteps::Independent, Timesteps::Stratified] {
-            let (mean, deviation) = estimate(schedule, timesteps)?;
+            let (mean, deviation) = estimate(&schedule, timesteps)?;
             println!("  nelbo with {timesteps:?} timesteps: {mean:.4}, and {deviation:.4} the spread of single steps");
         }
     }
@@ -35,8 +35,8 @@ fn main() -> Result<()> {
 }
 
 /// Mean and standard deviation of the bound over optimiser steps.
-fn estimate(schedule: NoiseSchedule, timesteps: Timesteps) -> Result<(f64, f64)> {
-    let process = ForwardProcess::new(schedule, MaskPolicy::new(MASK));
+fn estimate(schedule: &NoiseSchedule, timesteps: Timesteps) -> Result<(f64, f64)> {
+    let process = ForwardProcess::new(schedule.clone(), MaskPolicy::new(MASK));
     let log_probabilities = Tensor::from_slice(&PROBABILITIES.map(|p| p.ln() as f32));
     let denoiser = |ids: &Tensor| log_probabilities.expand([ids.size()[0], ids.size()[1], MASK], false);
     let mut bounds = Vec::new();

@@ -16,6 +16,7 @@ pub struct CleanBatch {
     labels: Option<Tensor>,
     segment_ids: Option<Tensor>,
     position_ids: Option<Tensor>,
+    dropped: Option<Tensor>,
 }
 
 impl CleanBatch {
@@ -30,7 +31,7 @@ impl CleanBatch {
             let expected = "[batch, seq_len], at least one token".to_owned();
             return Err(DiffusionError::ShapeMismatch { name: "ids", found: ids.size(), expected });
         }
-        Ok(Self { ids, labels: None, segment_ids: None, position_ids: None })
+        Ok(Self { ids, labels: None, segment_ids: None, position_ids: None, dropped: None })
     }
 
     /// Says which tokens are targets: those whose label is not [`IGNORE_INDEX`].
@@ -64,6 +65,43 @@ impl CleanBatch {
     pub fn with_positions(mut self, position_ids: Tensor) -> Result<Self> {
         self.position_ids = Some(self.fitting("position_ids", position_ids)?);
         Ok(self)
+    }
+
+    /// Says which tokens the denoiser is not shown, `[batch, seq_len]` of `Bool`: they become masks without being scored.
+    ///
+    /// Dropping whole prompts now and then trains the unconditional model that classifier-free guidance needs (SMDM,
+    /// [arXiv:2410.18514](https://arxiv.org/abs/2410.18514)). Targets among them are masked as if they were not.
+    ///
+    /// # Errors
+    /// [`DiffusionError::ShapeMismatch`] or [`DiffusionError::KindMismatch`] for another shape or kind.
+    pub fn with_dropped(mut self, dropped: Tensor) -> Result<Self> {
+        expect_shape("dropped", &dropped, &self.ids.size())?;
+        expect_kind("dropped", &dropped, Kind::Bool)?;
+        self.dropped = Some(dropped);
+        Ok(self)
+    }
+
+    /// The tokens as the denoiser may see them: dropped ones are masks.
+    pub(crate) fn shown(&self, mask_token_id: i64) -> Tensor {
+        match &self.dropped {
+            Some(dropped) => {
+                let hidden = dropped.logical_and(&self.is_real()).logical_and(&self.is_target().logical_not());
+                self.ids.masked_fill(&hidden, mask_token_id)
+            }
+            None => self.ids.shallow_clone(),
+        }
+    }
+
+    /// The same tensors once more.
+    pub(crate) fn share(&self) -> Self {
+        let share = |tensor: &Option<Tensor>| tensor.as_ref().map(Tensor::shallow_clone);
+        Self {
+            ids: self.ids.shallow_clone(),
+            labels: share(&self.labels),
+            segment_ids: share(&self.segment_ids),
+            position_ids: share(&self.position_ids),
+            dropped: share(&self.dropped),
+        }
     }
 
     /// The tokens.
@@ -123,6 +161,7 @@ impl CleanBatch {
             labels: copy(&self.labels),
             segment_ids: copy(&self.segment_ids),
             position_ids: copy(&self.position_ids),
+            dropped: copy(&self.dropped),
         }
     }
 

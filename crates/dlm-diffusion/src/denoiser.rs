@@ -98,22 +98,65 @@ pub trait Head {
 
     /// Scores `targets` (`[n]` of `Int64`) and sums their negative log-likelihoods times `weights` (`[n]`, constant), in float32.
     ///
+    /// # Errors
+    /// Those of [`weighted_loss`](Self::weighted_loss).
+    fn weighted_nll(&self, hidden: &Tensor, targets: &Tensor, weights: &Tensor) -> Result<TargetScores> {
+        self.weighted_loss(hidden, targets, weights, &TokenLoss::default())
+    }
+
+    /// Scores `targets` (`[n]` of `Int64`) and sums their losses times `weights` (`[n]`, constant), in float32.
+    ///
     /// The default forms `[n, vocab]` once; an implementation may work in chunks, as `dlm-model`'s does.
     ///
     /// # Errors
     /// What libtorch refuses, as [`DiffusionError::Torch`].
-    fn weighted_nll(&self, hidden: &Tensor, targets: &Tensor, weights: &Tensor) -> Result<TargetScores> {
-        let logits = self.logits(hidden)?.to_kind(Kind::Float); // [n, vocab]
+    fn weighted_loss(
+        &self,
+        hidden: &Tensor,
+        targets: &Tensor,
+        weights: &Tensor,
+        loss: &TokenLoss,
+    ) -> Result<TargetScores> {
+        let mut logits = self.logits(hidden)?.to_kind(Kind::Float); // [n, vocab]
+        let vocab = logits.size().last().copied().unwrap_or(0);
+        if let Some(forbidden) = loss.forbidden {
+            let column = Tensor::arange(vocab, (Kind::Int64, logits.device())).eq(forbidden);
+            logits = logits.f_masked_fill(&column, f64::NEG_INFINITY)?;
+        }
         let nll = logits.f_cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::None, -100, 0.0)?; // [n]
-        let weighted_sum = (&nll * weights).sum(Kind::Float);
+        let mut of_token = nll.shallow_clone();
+        if loss.label_smoothing > 0.0 || loss.z_loss > 0.0 {
+            let log_sum = logits.logsumexp([-1i64].as_slice(), false);
+            let (finite, allowed) = match loss.forbidden {
+                Some(_) => (logits.f_masked_fill(&logits.isinf(), 0.0)?, vocab - 1),
+                None => (logits.shallow_clone(), vocab),
+            };
+            let mean = finite.sum_dim_intlist([-1i64].as_slice(), false, Kind::Float) / allowed as f64;
+            of_token = &nll * (1.0 - loss.label_smoothing)
+                + (&log_sum - mean) * loss.label_smoothing
+                + log_sum.square() * loss.z_loss;
+        }
+        let weighted_sum = (of_token * weights).sum(Kind::Float);
         Ok(TargetScores { weighted_sum, nll: nll.detach(), argmax: logits.detach().argmax(-1, false) })
     }
+}
+
+/// What a token's loss is made of beside its negative log-likelihood; by default nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct TokenLoss {
+    /// Share of the target's place that is given to all tokens alike (label smoothing), in `[0, 1]`.
+    pub label_smoothing: f64,
+    /// Factor of the squared logarithm of the softmax's denominator (z-loss), at least 0: it keeps logits from drifting.
+    pub z_loss: f64,
+    /// A token that is never predicted: MDLM's zero masking probability ([arXiv:2406.07524](https://arxiv.org/abs/2406.07524)) for
+    /// the mask token.
+    pub forbidden: Option<i64>,
 }
 
 /// What a loss and its metrics need to know of the targets, without their logits.
 #[derive(Debug)]
 pub struct TargetScores {
-    /// `sum_i weights_i * nll_i`, a scalar of `Float` with gradients to the states and the head.
+    /// `sum_i weights_i * loss_i`, a scalar of `Float` with gradients to the states and the head.
     pub weighted_sum: Tensor,
     /// Negative log-likelihood of each target in nats, `[n]` of `Float`, without gradients.
     pub nll: Tensor,

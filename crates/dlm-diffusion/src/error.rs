@@ -53,6 +53,44 @@ pub enum DiffusionError {
         /// What was asked for.
         found: String,
     },
+    /// A schedule of the user's own masks less as time goes on.
+    #[error("the noise schedule `{name}` falls: p_mask is {p_mask} at t = {t} and was {before} shortly before")]
+    NotMonotone {
+        /// Which schedule.
+        name: String,
+        /// Where it falls.
+        t: f64,
+        /// Its value there.
+        p_mask: f64,
+        /// Its value before.
+        before: f64,
+    },
+    /// A parameter was set that the chosen schedule does not have.
+    #[error("`{parameter}` is set, but the noise schedule `{schedule}` has no such parameter")]
+    ForeignParameter {
+        /// Which parameter.
+        parameter: &'static str,
+        /// The schedule.
+        schedule: ScheduleName,
+    },
+    /// Block lengths over the steps of a run that cannot be read.
+    #[error("`{found}` is no list of block lengths")]
+    BlockLengths {
+        /// What was given.
+        found: String,
+    },
+    /// There is no token to score.
+    #[error("there is nothing to score: {why}")]
+    NothingToScore {
+        /// Why not, in words.
+        why: &'static str,
+    },
+    /// Two settings exclude each other.
+    #[error("{what}")]
+    Conflict {
+        /// Which, and why.
+        what: &'static str,
+    },
     /// A token id lies outside the vocabulary.
     #[error("token id {id} at row {row}, position {position} is not below the vocabulary size {vocab_size}")]
     IdBeyondVocabulary {
@@ -72,6 +110,12 @@ pub enum DiffusionError {
         what: &'static str,
         /// Row of the batch.
         row: i64,
+    },
+    /// The denoiser gave NaN or infinite values for a document.
+    #[error("the loss of document {document} is not finite")]
+    NotFiniteDocument {
+        /// The document's id.
+        document: i64,
     },
     /// The denoiser failed: a reason of its own, such as a sequence longer than it can read.
     #[error("the denoiser failed: {0}")]
@@ -96,9 +140,17 @@ impl DiffusionError {
                 Some("swap the two, or leave both out to train on every mask ratio".to_owned())
             }
             Self::UnknownSchedule { .. } => {
-                let names = ScheduleName::ALL.map(|name| format!("`{name}`"));
-                Some(format!("the schedules are {}", names.join(" and ")))
+                let [names @ .., last] = ScheduleName::ALL.map(|name| format!("`{name}`"));
+                Some(format!("the schedules are {} and {last}", names.join(", ")))
             }
+            Self::ForeignParameter { parameter, .. } => {
+                let schedules =
+                    if *parameter == "schedule_power" { "`polynomial`" } else { "`linear_sigma` and `geometric`" };
+                Some(format!("leave it out; {schedules} would use it"))
+            }
+            Self::BlockLengths { .. } => Some(
+                "write step:length pairs with rising steps that begin at 0, such as `0:1, 500:4, 1000:32`".to_owned(),
+            ),
             Self::IdBeyondVocabulary { .. } => {
                 Some("prepare the data with the tokenizer that belongs to this model".to_owned())
             }

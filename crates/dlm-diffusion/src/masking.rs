@@ -83,8 +83,14 @@ pub fn mask_tokens(clean: &CleanBatch, p_mask: &Tensor, uniform: &Tensor, policy
     expect_kind("uniform", uniform, Kind::Float)?;
     let p_mask = p_mask * clean.is_real().to_kind(Kind::Float); // [batch, seq_len]
     let is_masked = uniform.lt_tensor(&p_mask).logical_and(&policy.maskable(clean));
-    let ids = clean.ids().masked_fill(&is_masked, policy.mask_token_id);
-    Ok(Noised { ids, is_masked, p_mask })
+    Ok(Noised::new(clean, is_masked, p_mask, policy))
+}
+
+impl Noised {
+    pub(crate) fn new(clean: &CleanBatch, is_masked: Tensor, p_mask: Tensor, policy: &MaskPolicy) -> Self {
+        let ids = clean.shown(policy.mask_token_id).masked_fill(&is_masked, policy.mask_token_id);
+        Self { ids, is_masked, p_mask }
+    }
 }
 
 #[cfg(test)]

@@ -1,21 +1,24 @@
 //! The loss: masked tokens scored by a denoiser, weighted and averaged; with the right weight, a likelihood bound.
 
 use crate::{
-    denoiser::{Denoiser, DenoiserInput, TargetScores},
+    check::expect_within,
+    denoiser::{Denoiser, DenoiserInput, TargetScores, TokenLoss},
     error::{DiffusionError, Result},
     metrics::{Mean, StepMetrics},
     normalization::{Accumulation, LossNormalization, WindowCounts},
     process::NoisedBatch,
-    weight::LossWeight,
+    weight::{LossWeight, WeightRule, cart_weights},
 };
 use tch::{Kind, Tensor};
 
 /// Which loss is minimised: what a masked token counts, and what the sum is divided by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Objective {
     /// The weight of a masked token.
-    pub weight: LossWeight,
+    pub weight: WeightRule,
+    /// What is weighed: negative log-likelihood, and what is added to it.
+    pub token_loss: TokenLoss,
     /// What the sum is divided by.
     pub normalization: LossNormalization,
     /// Over what that is counted.
@@ -26,13 +29,25 @@ impl Objective {
     /// The weight that makes the loss a bound, with counts over the whole optimiser step.
     #[must_use]
     pub fn new(normalization: LossNormalization) -> Self {
-        Self { weight: LossWeight::default(), normalization, accumulation: Accumulation::default() }
+        Self {
+            weight: WeightRule::default(),
+            token_loss: TokenLoss::default(),
+            normalization,
+            accumulation: Accumulation::default(),
+        }
     }
 
     /// The same objective with another weight.
     #[must_use]
-    pub fn weighted(mut self, weight: LossWeight) -> Self {
-        self.weight = weight;
+    pub fn weighted(mut self, weight: impl Into<WeightRule>) -> Self {
+        self.weight = weight.into();
+        self
+    }
+
+    /// The same objective, scoring each token so.
+    #[must_use]
+    pub fn scoring(mut self, token_loss: TokenLoss) -> Self {
+        self.token_loss = token_loss;
         self
     }
 
@@ -43,7 +58,20 @@ impl Objective {
         self
     }
 
-    /// What the negative log-likelihood of each masked token is multiplied by, `[n]` of `Float`: its weight over the denominator.
+    /// Refuses numbers out of range.
+    ///
+    /// # Errors
+    /// [`DiffusionError::OutOfRange`] for a label smoothing outside `[0, 1]`, a negative z-loss, and what
+    /// [`WeightRule::validate`] refuses.
+    pub fn validate(&self) -> Result<()> {
+        let TokenLoss { label_smoothing, z_loss, forbidden } = self.token_loss;
+        expect_within("label_smoothing", label_smoothing, 0.0..=1.0, "between 0 and 1")?;
+        expect_within("z_loss", z_loss, 0.0..=f64::MAX, "at least 0")?;
+        expect_within("forbidden", forbidden.unwrap_or(0) as f64, 0.0..=f64::MAX, "a token id")?;
+        self.weight.validate()
+    }
+
+    /// What the loss of each masked token is multiplied by, `[n]` of `Float`: its weight over the denominator.
     ///
     /// The loss of an optimiser step is the sum of `coefficient_i * nll_i` over the micro-batches of its `window`, whose counts
     /// must include this batch.
@@ -53,7 +81,11 @@ impl Objective {
     }
 
     fn weights(&self, batch: &NoisedBatch) -> Tensor {
-        self.weight.of(&batch.schedule, &batch.masked.t, &batch.masked.p_mask)
+        let masked = &batch.masked;
+        self.weight.of(&batch.schedule, &masked.p_mask, &masked.slope, || {
+            let weights = cart_weights(&batch.noised().is_masked, batch.borders(), self.weight.cart_p);
+            weights.flatten(0, 1).index_select(0, &masked.positions)
+        })
     }
 }
 
@@ -94,7 +126,8 @@ pub fn diffusion_loss(
             // One token with a coefficient of 0 ties the loss to the denoiser and its head.
             let position = Tensor::from_slice(&[position]).to_device(device);
             let target = batch.clean().ids().flatten(0, 1).index_select(0, &position);
-            let scores = score(denoiser, batch, &position, &target, &Tensor::zeros([1], (Kind::Float, device)))?;
+            let nothing = Tensor::zeros([1], (Kind::Float, device));
+            let scores = score(denoiser, batch, &position, &target, &nothing, &objective.token_loss)?;
             if !scores.weighted_sum.double_value(&[]).is_finite() {
                 return Err(not_finite(&scores.nll, &position, batch));
             }
@@ -102,7 +135,8 @@ pub fn diffusion_loss(
         }
         (Some(_), _) => {
             let (positions, targets) = (&batch.masked.positions, &batch.masked.targets);
-            let scores = score(denoiser, batch, positions, targets, &objective.coefficients(batch, window))?;
+            let coefficients = objective.coefficients(batch, window);
+            let scores = score(denoiser, batch, positions, targets, &coefficients, &objective.token_loss)?;
             let sums = Sums::of(&scores, batch, &objective.weights(batch))?;
             (scores.weighted_sum, sums)
         }
@@ -121,14 +155,39 @@ fn score(
     positions: &Tensor,
     targets: &Tensor,
     coefficients: &Tensor,
+    token_loss: &TokenLoss,
 ) -> Result<TargetScores> {
-    let (attention, position_ids) = (batch.attention()?, batch.position_ids());
-    let mut input = DenoiserInput::new(&batch.noised().ids, &attention).at(positions);
-    input.position_ids = position_ids.as_ref();
+    let of_batch = batch.model_input(positions)?;
+    let mut input = DenoiserInput::new(&of_batch.ids, &of_batch.attention).at(&of_batch.wanted);
+    input.position_ids = of_batch.position_ids.as_ref();
     let row_t = (batch.t().size()[1] == 1).then(|| batch.t().squeeze_dim(1));
     input.t = row_t.as_ref();
     let hidden = denoiser.hidden_states(&input)?; // [n, hidden]
-    denoiser.head().weighted_nll(&hidden, targets, coefficients)
+    let head = denoiser.head();
+    head.weighted_loss(&hidden, targets, coefficients, token_loss).map_err(|error| {
+        // Only where it failed is it worth asking how large the vocabulary is.
+        let vocab_size = head.logits(&hidden.narrow(0, 0, 1)).map_or(i64::MAX, |logits| logits.size()[1]);
+        beyond_vocabulary(batch, positions, targets, vocab_size).unwrap_or(error)
+    })
+}
+
+/// The first target that a vocabulary of this size does not hold.
+fn beyond_vocabulary(
+    batch: &NoisedBatch,
+    positions: &Tensor,
+    targets: &Tensor,
+    vocab_size: i64,
+) -> Option<DiffusionError> {
+    let is_beyond = targets.ge(vocab_size).logical_or(&targets.lt(0));
+    let first = is_beyond.to_kind(Kind::Uint8).argmax(0, false).int64_value(&[]);
+    let (position, id) = (positions.int64_value(&[first]), targets.int64_value(&[first]));
+    let seq_len = batch.clean().shape().1;
+    (id >= vocab_size || id < 0).then(|| DiffusionError::IdBeyondVocabulary {
+        id,
+        row: position / seq_len,
+        position: position % seq_len,
+        vocab_size,
+    })
 }
 
 /// Sums over the masked tokens of a micro-batch.
@@ -145,7 +204,7 @@ struct Sums {
 impl Sums {
     fn of(scores: &TargetScores, batch: &NoisedBatch, weights: &Tensor) -> Result<Self> {
         let masked = &batch.masked;
-        let elbo = &scores.nll * batch.schedule.elbo_weight_of(&masked.t);
+        let elbo = &scores.nll * (&masked.slope / &masked.p_mask);
         let correct = scores.argmax.eq_tensor(&masked.targets);
         let sums = [&scores.nll, &correct, &masked.p_mask, weights, &elbo].map(|values| values.sum(Kind::Double));
         let loss = scores.weighted_sum.detach().to_kind(Kind::Double);
@@ -163,7 +222,7 @@ impl Sums {
     fn metrics(&self, batch: &NoisedBatch, objective: &Objective, window: &WindowCounts) -> StepMetrics {
         let counts = batch.counts();
         let masked = counts.masked;
-        let is_weighted = objective.weight != LossWeight::Uniform;
+        let is_weighted = objective.weight.weight != LossWeight::Uniform;
         let has_labels = batch.clean().labels().is_some();
         StepMetrics {
             micro_batches: 1,
@@ -176,7 +235,7 @@ impl Sums {
             importance_weight_avg: is_weighted.then(|| Mean::new(self.weight, masked)),
             answer_ratio: has_labels.then(|| Mean::new(batch.targets as f64, counts.slots)),
             avg_answer_length: has_labels.then(|| Mean::new(batch.targets as f64, counts.units)),
-            nelbo: batch.is_whole_range.then(|| Mean::new(self.elbo, counts.maskable)),
+            nelbo: batch.is_bound.then(|| Mean::new(self.elbo, counts.maskable)),
         }
     }
 }

@@ -26,6 +26,8 @@ pub enum Purpose {
     Evaluation = 7,
     /// Decoding: temperature and random orders.
     Sampling = 8,
+    /// Which later tokens are seen while attention turns from causal to bidirectional.
+    Annealing = 9,
 }
 
 /// The key of a stream of uniforms.
@@ -104,6 +106,24 @@ impl NoiseKey {
     }
 }
 
+/// Whether a text is cut, and to how many tokens: with this probability to a length drawn evenly from `1..=len`.
+///
+/// LLaDA pretrains on random lengths once in a hundred times ([arXiv:2502.09992](https://arxiv.org/abs/2502.09992), appendix B.1), so
+/// that short texts are no surprise. `key` is the text's of [`Purpose::Length`].
+#[must_use]
+pub fn random_length(key: &NoiseKey, len: usize, probability: f64) -> Option<usize> {
+    let draws = key.uniforms_f64(0, 2);
+    (draws[0] < probability && len > 0).then(|| 1 + ((draws[1] * len as f64) as usize).min(len - 1))
+}
+
+/// Whether the prompt of a text is dropped, see [`CleanBatch::with_dropped`](crate::CleanBatch::with_dropped).
+///
+/// `key` is the text's of [`Purpose::Drop`].
+#[must_use]
+pub fn drops_prompt(key: &NoiseKey, probability: f64) -> bool {
+    key.uniforms_f64(0, 1)[0] < probability
+}
+
 fn unit(word: u32) -> f32 {
     (word >> 8) as f32 * f32::powi(2.0, -24)
 }
@@ -150,6 +170,21 @@ mod tests {
     fn the_stream_is_the_same_on_every_platform_and_in_every_version() {
         let draws = NoiseKey::new(42, Purpose::Mask, 0).of_document(7, 0).uniforms(0, 3);
         assert_eq!(draws, [2_501_546, 9_488_139, 6_277_074].map(|word: u32| word as f32 / 16_777_216.0));
+    }
+
+    #[test]
+    fn lengths_are_even_and_prompts_are_dropped_as_often_as_asked() {
+        let key = |document| NoiseKey::new(9, Purpose::Length, 0).of_document(document, 0);
+        let lengths: Vec<usize> = (0..4000).filter_map(|document| random_length(&key(document), 10, 0.5)).collect();
+        assert!((lengths.len() as f64 - 2000.0).abs() < 4.0 * 1000f64.sqrt(), "{}", lengths.len());
+        for len in 1..=10 {
+            let count = lengths.iter().filter(|found| **found == len).count() as f64;
+            assert!((count - 200.0).abs() < 70.0, "{len}: {count}");
+        }
+        assert!((0..100).all(|document| random_length(&key(document), 10, 0.0).is_none()
+            && random_length(&key(document), 0, 1.0).is_none()));
+        let dropped = (0..4000).filter(|&document| drops_prompt(&key(document), 0.1)).count() as f64;
+        assert!((dropped - 400.0).abs() < 4.0 * 360f64.sqrt(), "{dropped}");
     }
 
     #[test]

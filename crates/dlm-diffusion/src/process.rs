@@ -1,17 +1,35 @@
 //! Noising a batch: from clean tokens and draws to everything a loss needs to know of the masked ones.
 
 use crate::{
-    attention::AttentionLayout,
+    attention::{AttentionLayout, Visibility},
     batch::CleanBatch,
-    check::{expect_kind, expect_per_token_or_row, expect_within},
+    blocks::expect_block_length,
+    check::{expect_kind, expect_per_token_or_row, expect_shape, expect_within},
     error::Result,
+    exact_count::{Count, Masking, smallest},
     masking::{MaskPolicy, Noised, mask_tokens},
     normalization::WindowCounts,
-    packing::{PackingIsolation, Units, segment_positions},
+    packing::{PackingIsolation, Units, segment_positions, segment_starts},
     range::MaskRange,
     schedule::NoiseSchedule,
 };
 use tch::{Device, Kind, Tensor};
+
+/// How often a batch is looked at in one step, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Views {
+    /// Masked once.
+    #[default]
+    One,
+    /// Masked twice, each token in exactly one of the views: [`ForwardProcess::noise_pair`].
+    Pair,
+    /// Not masked: [`ForwardProcess::autoregressive`].
+    Autoregressive {
+        /// Whether the denoiser predicts a token from the state before it by itself.
+        logits_shift: bool,
+    },
+}
 
 /// The forward process of a run: what is masked how often, and what a sequence is.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,21 +41,45 @@ pub struct ForwardProcess {
     pub range: MaskRange,
     /// Which tokens are masked, and by what.
     pub policy: MaskPolicy,
+    /// How many of them.
+    pub masking: Masking,
     /// What a packed row is.
     pub isolation: PackingIsolation,
+    /// Tokens of a block in block diffusion; `None` denoises whole texts.
+    pub block_length: Option<i64>,
+    /// In which directions the denoiser looks, but for block diffusion, which says so itself.
+    pub visibility: Visibility,
+    /// What [`noise_views`](Self::noise_views) makes of a batch.
+    pub views: Views,
 }
 
 impl ForwardProcess {
     /// The whole range of a schedule, every document by itself.
     #[must_use]
     pub fn new(schedule: NoiseSchedule, policy: MaskPolicy) -> Self {
-        Self { schedule, range: MaskRange::default(), policy, isolation: PackingIsolation::default() }
+        Self {
+            schedule,
+            range: MaskRange::default(),
+            policy,
+            masking: Masking::default(),
+            isolation: PackingIsolation::default(),
+            block_length: None,
+            visibility: Visibility::Bidirectional,
+            views: Views::One,
+        }
     }
 
     /// The same process on a part of the timesteps.
     #[must_use]
     pub fn within(mut self, range: MaskRange) -> Self {
         self.range = range;
+        self
+    }
+
+    /// The same process masking another number of tokens.
+    #[must_use]
+    pub fn masking(mut self, masking: Masking) -> Self {
+        self.masking = masking;
         self
     }
 
@@ -48,25 +90,179 @@ impl ForwardProcess {
         self
     }
 
+    /// Block diffusion (BD3-LM, [arXiv:2503.09573](https://arxiv.org/abs/2503.09573)): each block is denoised given the clean ones
+    /// before it. The last block of a text may be shorter.
+    ///
+    /// # Errors
+    /// [`DiffusionError::OutOfRange`](crate::DiffusionError::OutOfRange) for a length below 1.
+    pub fn in_blocks(mut self, block_length: i64) -> Result<Self> {
+        expect_block_length(block_length)?;
+        self.block_length = Some(block_length);
+        Ok(self)
+    }
+
+    /// The same process for a denoiser that looks in these directions: an annealed one while it turns from causal to bidirectional.
+    #[must_use]
+    pub fn seen(mut self, visibility: Visibility) -> Self {
+        self.visibility = visibility;
+        self
+    }
+
+    /// The same process with other [`views`](Self::views).
+    #[must_use]
+    pub fn viewed(mut self, views: Views) -> Self {
+        self.views = views;
+        self
+    }
+
+    /// The micro-batches that [`views`](Self::views) makes of a batch.
+    ///
+    /// # Errors
+    /// Those of [`noise`](Self::noise) and [`autoregressive`](Self::autoregressive).
+    pub fn noise_views(&self, clean: CleanBatch, t: &Tensor, uniform: &Tensor) -> Result<Vec<NoisedBatch>> {
+        Ok(match self.views {
+            Views::One => vec![self.noise(clean, t, uniform)?],
+            Views::Pair => self.noise_pair(clean, t, uniform)?.into(),
+            Views::Autoregressive { logits_shift } => vec![self.autoregressive(clean, logits_shift)?],
+        })
+    }
+
     /// Masks a batch.
     ///
     /// Meant to run on the CPU, before the batch is copied to the device of the denoiser with
     /// [`NoisedBatch::to_device`]: counting masked tokens elsewhere waits for the device.
     ///
     /// # Shapes
-    /// - `t`: `[batch, seq_len]`, each token having the timestep of its document, or `[batch, 1]`; `Float` in [0, 1]
+    /// - `t`: `[batch, seq_len]`, each token having the timestep of its document or block, or `[batch, 1]`; `Float` in [0, 1]
     /// - `uniform`: `[batch, seq_len]` of `Float`, drawn from [0, 1)
     ///
     /// # Errors
     /// Those of [`mask_tokens`], and [`DiffusionError::OutOfRange`](crate::DiffusionError::OutOfRange) for a timestep outside [0, 1].
     pub fn noise(&self, clean: CleanBatch, t: &Tensor, uniform: &Tensor) -> Result<NoisedBatch> {
+        let draw = self.draw(&clean, t, uniform, false)?;
+        Ok(self.assemble(clean, draw))
+    }
+
+    /// Masks a batch twice: the second view masks exactly the maskable tokens that the first one does not, so that together every
+    /// token is scored once (Fast-dLLM v2 and LLaDA2.0 train so).
+    ///
+    /// Masked with probability `1 - p`, a token of the second view has the weight `p' / (1 - p)` or `1 / (1 - p)`: each view by itself
+    /// is as unbiased as a plain draw. Both are micro-batches of one window.
+    ///
+    /// # Errors
+    /// Those of [`noise`](Self::noise).
+    pub fn noise_pair(&self, clean: CleanBatch, t: &Tensor, uniform: &Tensor) -> Result<[NoisedBatch; 2]> {
+        let first = self.draw(&clean, t, uniform, true)?;
+        let is_masked = self.policy.maskable(&clean).logical_and(&first.noised.is_masked.logical_not());
+        // 0 on padding, where both are.
+        let p_mask = clean.is_real().to_kind(Kind::Float) - &first.noised.p_mask;
+        let mut times: Vec<f32> = vec![0.0; p_mask.numel()];
+        p_mask.to_device(Device::Cpu).contiguous().copy_data(&mut times, p_mask.numel());
+        times.iter_mut().for_each(|p| *p = self.schedule.t_at(f64::from(*p)) as f32);
+        let times = Tensor::from_slice(&times).view_as(&p_mask).to_device(p_mask.device());
+        let per_row = t.size()[1] == 1;
+        let second = Draw {
+            t: if per_row { times.amax(1, true) } else { times },
+            slope: first.slope.shallow_clone(),
+            noised: Noised::new(&clean, is_masked, p_mask, &self.policy),
+        };
+        Ok([self.assemble(clean.share(), first), self.assemble(clean, second)])
+    }
+
+    /// No noise at all: every target is scored given the tokens before it, the loss of an autoregressive model.
+    ///
+    /// The first token of a text, which nothing predicts, is left out; every weight is 1. `logits_shift` says whether the denoiser
+    /// predicts a token from the state before it by itself; if not, it is asked for that state. Spared ids are scored like others.
+    ///
+    /// # Errors
+    /// [`DiffusionError::Conflict`](crate::DiffusionError::Conflict) for a process in blocks.
+    pub fn autoregressive(&self, clean: CleanBatch, logits_shift: bool) -> Result<NoisedBatch> {
+        if self.block_length.is_some() {
+            let what = "an autoregressive loss has no blocks: leave out `block_length`";
+            return Err(crate::DiffusionError::Conflict { what });
+        }
+        let (batch, seq_len) = clean.shape();
+        let device = clean.ids().device();
+        let columns = Tensor::arange(seq_len, (Kind::Int64, device)).expand([batch, seq_len], false);
+        let is_first = match clean.segment_ids() {
+            Some(ids) if self.isolation == PackingIsolation::Document => columns.eq_tensor(&segment_starts(ids)),
+            _ => columns.eq(0),
+        };
+        let is_scored = clean.is_target().logical_and(&clean.is_real()).logical_and(&is_first.logical_not());
+        let noised = Noised {
+            ids: clean.shown(self.policy.mask_token_id),
+            p_mask: is_scored.to_kind(Kind::Float),
+            is_masked: is_scored,
+        };
+        let ones = Tensor::ones([batch, 1], (Kind::Float, device));
+        let slope = ones.expand([batch, seq_len], false);
+        let mut noised = self.assemble(clean, Draw { t: ones, noised, slope });
+        noised.visibility = Visibility::Causal;
+        noised.is_bound = true;
+        noised.counts.maskable = noised.counts.masked;
+        noised.asks_before = if logits_shift { 0 } else { 1 };
+        Ok(noised)
+    }
+
+    fn draw(&self, clean: &CleanBatch, t: &Tensor, uniform: &Tensor, pair: bool) -> Result<Draw> {
         let shape = clean.shape();
         expect_per_token_or_row("t", t, shape)?;
         expect_kind("t", t, Kind::Float)?;
         for end in [t.min(), t.max()] {
             expect_within("t", end.double_value(&[]), 0.0..=1.0, "between 0 and 1")?;
         }
-        let noised = mask_tokens(&clean, &self.schedule.p_mask_of(t), uniform, &self.policy)?;
+        let (noised, slope) = match self.masking {
+            Masking::Bernoulli => {
+                let noised = mask_tokens(clean, &self.schedule.p_mask_of(t), uniform, &self.policy)?;
+                (noised, -self.schedule.alpha_slope_of(t).expand([shape.0, shape.1], false))
+            }
+            Masking::ExactCount => self.mask_counts(clean, t, uniform, pair)?,
+        };
+        Ok(Draw { t: t.shallow_clone(), noised, slope })
+    }
+
+    /// Masks an exact number of each run of tokens that share segment and timestep; of each row under row isolation.
+    fn mask_counts(&self, clean: &CleanBatch, t: &Tensor, uniform: &Tensor, pair: bool) -> Result<(Noised, Tensor)> {
+        let (batch, seq_len) = clean.shape();
+        expect_shape("uniform", uniform, &[batch, seq_len])?;
+        expect_kind("uniform", uniform, Kind::Float)?;
+        let n = (batch * seq_len) as usize;
+        let (mut draws, mut times) = (vec![0f32; n], vec![0f32; n]);
+        uniform.to_device(Device::Cpu).contiguous().copy_data(&mut draws, n);
+        t.expand([batch, seq_len], false).to_device(Device::Cpu).contiguous().copy_data(&mut times, n);
+        let mut maskable = vec![false; n];
+        self.policy.maskable(clean).to_device(Device::Cpu).contiguous().copy_data(&mut maskable, n);
+        let mut segments = vec![1i64; n];
+        if let Some(ids) = clean.segment_ids().filter(|_| self.isolation == PackingIsolation::Document) {
+            ids.to_device(Device::Cpu).contiguous().copy_data(&mut segments, n);
+        }
+        let (mut masked, mut p_mask, mut slope) = (vec![false; n], vec![0f32; n], vec![0f32; n]);
+        let mut begin = 0;
+        for end in 1..=n {
+            let same_row = end % seq_len as usize != 0;
+            if end < n && same_row && segments[end] == segments[begin] && times[end] == times[begin] {
+                continue;
+            }
+            let candidates: Vec<usize> = (begin..end).filter(|&i| maskable[i]).collect();
+            if !candidates.is_empty() {
+                let t = f64::from(times[begin]);
+                let count = Count::new(&self.schedule, &self.range, t, candidates.len(), pair);
+                smallest(&candidates, &draws, count.masked).into_iter().for_each(|i| masked[i] = true);
+                p_mask[begin..end].fill(count.p_mask as f32);
+                slope[begin..end].fill(count.slope as f32);
+            }
+            begin = end;
+        }
+        let device = clean.ids().device();
+        let float = |values: &[f32]| Tensor::from_slice(values).view([batch, seq_len]).to_device(device);
+        let is_masked = Tensor::from_slice(&masked).view([batch, seq_len]).to_device(device);
+        let p_mask = float(&p_mask) * clean.is_real().to_kind(Kind::Float);
+        Ok((Noised::new(clean, is_masked, p_mask, &self.policy), float(&slope)))
+    }
+
+    fn assemble(&self, clean: CleanBatch, draw: Draw) -> NoisedBatch {
+        let Draw { t, noised, slope } = draw;
+        let shape = clean.shape();
         let positions = noised.is_masked.flatten(0, 1).nonzero().flatten(0, 1); // [n]
         let (real, targets) = (clean.is_real(), clean.is_target());
         let units = Units::new(shape, clean.segment_ids(), self.isolation);
@@ -79,11 +275,11 @@ impl ForwardProcess {
             maskable: number(&self.policy.maskable(&clean)),
         };
         let at = |per_token: &Tensor| per_token.flatten(0, 1).index_select(0, &positions);
-        Ok(NoisedBatch {
+        NoisedBatch {
             masked: MaskedTokens {
                 targets: at(clean.ids()),
-                t: at(&t.expand([shape.0, shape.1], false)),
                 p_mask: at(&noised.p_mask),
+                slope: at(&slope),
                 unit_targets: units.sizes_at(&targets, &positions),
                 positions,
             },
@@ -91,14 +287,26 @@ impl ForwardProcess {
             first_real: (number(&real) > 0)
                 .then(|| real.flatten(0, 1).to_kind(Kind::Uint8).argmax(0, false).int64_value(&[])),
             counts,
-            t: t.shallow_clone(),
-            schedule: self.schedule,
+            t,
+            schedule: self.schedule.clone(),
             isolation: self.isolation,
-            is_whole_range: self.range.is_whole(),
+            is_bound: self.range.is_bound(&self.schedule),
+            block_length: self.block_length,
+            visibility: self.visibility,
+            asks_before: 0,
+            mask_token_id: self.policy.mask_token_id,
             noised,
             clean,
-        })
+        }
     }
+}
+
+/// What was drawn for a batch.
+struct Draw {
+    t: Tensor,
+    noised: Noised,
+    /// How fast the mask probability grew, `[batch, seq_len]`.
+    slope: Tensor,
 }
 
 /// What is known of each masked token of a batch; every tensor is `[n]`, in the order of their positions.
@@ -108,10 +316,10 @@ pub(crate) struct MaskedTokens {
     pub(crate) positions: Tensor,
     /// The clean tokens, `Int64`.
     pub(crate) targets: Tensor,
-    /// Timesteps, `Float`.
-    pub(crate) t: Tensor,
     /// Mask probabilities, `Float`.
     pub(crate) p_mask: Tensor,
+    /// How fast they grow with `t`, `Float`: over the probability, the weight of the bound.
+    pub(crate) slope: Tensor,
     /// How many targets the document or row of each has, `Int64`.
     pub(crate) unit_targets: Tensor,
 }
@@ -124,13 +332,32 @@ pub struct NoisedBatch {
     t: Tensor,
     pub(crate) schedule: NoiseSchedule,
     isolation: PackingIsolation,
-    pub(crate) is_whole_range: bool,
+    pub(crate) is_bound: bool,
+    block_length: Option<i64>,
+    visibility: Visibility,
+    /// How far before a token the state is asked for that predicts it.
+    asks_before: i64,
+    mask_token_id: i64,
     pub(crate) masked: MaskedTokens,
     /// Tokens with a label, those that are never masked included.
     pub(crate) targets: u64,
     /// Flat index of the first token that is no padding.
     pub(crate) first_real: Option<i64>,
     counts: WindowCounts,
+}
+
+/// What a denoiser is given for a batch, and where its states are wanted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ModelInput {
+    /// Tokens, `[batch, seq_len]`; in block diffusion noised and then clean, `[batch, 2 * seq_len]`.
+    pub ids: Tensor,
+    /// Rotary positions of those tokens; `None` counts over each row.
+    pub position_ids: Option<Tensor>,
+    /// Who attends to whom.
+    pub attention: AttentionLayout,
+    /// Flat indices into the rows of `ids`, `[n]`.
+    pub wanted: Tensor,
 }
 
 impl NoisedBatch {
@@ -168,12 +395,37 @@ impl NoisedBatch {
         self.first_real.is_none()
     }
 
-    /// Who attends to whom: both ways within segments.
+    /// What to give the denoiser to predict the tokens at `positions`, flat indices into the rows of the text.
     ///
     /// # Errors
     /// Those of [`AttentionLayout::segments`].
-    pub fn attention(&self) -> Result<AttentionLayout> {
-        self.clean.segment_ids().map_or_else(|| Ok(AttentionLayout::full()), AttentionLayout::segments)
+    pub fn model_input(&self, positions: &Tensor) -> Result<ModelInput> {
+        let layout = |ids: Option<&Tensor>| ids.map_or_else(|| Ok(AttentionLayout::full()), AttentionLayout::segments);
+        let segment_ids = self.clean.segment_ids();
+        let Some(block_length) = self.block_length else {
+            return Ok(ModelInput {
+                ids: self.noised.ids.shallow_clone(),
+                position_ids: self.position_ids(),
+                attention: layout(segment_ids)?.with_visibility(self.visibility),
+                // The token that ties a loss without scored tokens to the denoiser may be the first of all.
+                wanted: if self.asks_before == 0 {
+                    positions.shallow_clone()
+                } else {
+                    (positions - self.asks_before).clamp_min(0)
+                },
+            });
+        };
+        let (batch, seq_len) = self.clean.shape();
+        let twice = |tensor: &Tensor| Tensor::cat(&[tensor, tensor], 1);
+        let counted = || Tensor::arange(seq_len, (Kind::Int64, positions.device())).expand([batch, seq_len], false);
+        let segment_ids = segment_ids.map(twice);
+        let visibility = Visibility::NoisyAndClean { block_length, seq_len };
+        Ok(ModelInput {
+            ids: Tensor::cat(&[&self.noised.ids, &self.clean.shown(self.mask_token_id)], 1),
+            position_ids: Some(twice(&self.position_ids().unwrap_or_else(counted))),
+            attention: layout(segment_ids.as_ref())?.with_visibility(visibility),
+            wanted: positions + positions.floor_divide_scalar(seq_len) * seq_len,
+        })
     }
 
     /// The rotary positions: under document isolation the given ones or else restarting in each segment; `None`, which counts over
@@ -185,6 +437,11 @@ impl NoisedBatch {
         }
         let given = self.clean.position_ids().map(Tensor::shallow_clone);
         given.or_else(|| self.clean.segment_ids().map(segment_positions))
+    }
+
+    /// The documents that CART weights stay inside of; rows under row isolation.
+    pub(crate) fn borders(&self) -> Option<&Tensor> {
+        self.clean.segment_ids().filter(|_| self.isolation == PackingIsolation::Document)
     }
 
     /// The same batch on another device.
@@ -201,10 +458,11 @@ impl NoisedBatch {
             masked: MaskedTokens {
                 positions: self.masked.positions.to_device(device),
                 targets: self.masked.targets.to_device(device),
-                t: self.masked.t.to_device(device),
                 p_mask: self.masked.p_mask.to_device(device),
+                slope: self.masked.slope.to_device(device),
                 unit_targets: self.masked.unit_targets.to_device(device),
             },
+            schedule: self.schedule.clone(),
             ..*self
         }
     }

@@ -4,7 +4,7 @@ use crate::{
     check::expect_within,
     error::{DiffusionError, Result},
     schedule::NoiseSchedule,
-    weight::LossWeight,
+    weight::WeightRule,
 };
 use std::fmt;
 
@@ -52,6 +52,49 @@ impl MaskRange {
         Ok(Self { t_min, t_max })
     }
 
+    /// The timesteps between two of them: MDLM and dllm leave out what lies below 0.001, BD3-LM clips either end.
+    ///
+    /// # Errors
+    /// [`DiffusionError::OutOfRange`] unless `0 <= t_min <= t_max <= 1`.
+    pub fn between(t_min: f64, t_max: f64) -> Result<Self> {
+        expect_within("t_max", t_max, 0.0..=1.0, "between 0 and 1")?;
+        expect_within("t_min", t_min, 0.0..=t_max, "between 0 and `t_max`")?;
+        Ok(Self { t_min, t_max })
+    }
+
+    /// Of several intervals the one on which a loss varies least, as BD3-LM chooses what to train on
+    /// ([arXiv:2503.09573](https://arxiv.org/abs/2503.09573), section 5): `losses` gives the losses of many rows for an interval.
+    ///
+    /// `None` without candidates, or when none of them has two finite losses.
+    pub fn least_variance(
+        candidates: &[Self],
+        mut losses: impl FnMut(&Self) -> Result<Vec<f64>>,
+    ) -> Result<Option<(Self, f64)>> {
+        let mut best: Option<(Self, f64)> = None;
+        for candidate in candidates {
+            let losses = losses(candidate)?;
+            let n = losses.len() as f64;
+            let mean = losses.iter().sum::<f64>() / n;
+            let variance = losses.iter().map(|loss| (loss - mean).powi(2)).sum::<f64>() / (n - 1.0);
+            if variance.is_finite() && best.is_none_or(|(_, least)| variance < least) {
+                best = Some((*candidate, variance));
+            }
+        }
+        Ok(best)
+    }
+
+    /// BD3-LM's candidates: intervals whose widths and ends are multiples of `step`, at least `min_width` wide.
+    #[must_use]
+    pub fn grid(min_width: f64, step: f64) -> Vec<Self> {
+        let steps = (1.0 / step).round().max(1.0) as u32;
+        let at = |i: u32| f64::from(i) / f64::from(steps);
+        let pairs = (0..steps).flat_map(|low| (low + 1..=steps).map(move |high| (low, high)));
+        pairs
+            .map(|(low, high)| Self { t_min: at(low), t_max: at(high) })
+            .filter(|range| range.t_max - range.t_min >= min_width - 1e-9)
+            .collect()
+    }
+
     /// The timestep of a draw in `[0, 1)`.
     #[must_use]
     pub fn t_of(&self, draw: f32) -> f32 {
@@ -64,6 +107,13 @@ impl MaskRange {
         *self == Self::default()
     }
 
+    /// Whether the expected ELBO-weighted loss is a bound but for mask probabilities below a thousandth, which MDLM, BD3-LM and dllm
+    /// leave out as well.
+    #[must_use]
+    pub fn is_bound(&self, schedule: &NoiseSchedule) -> bool {
+        self.is_whole() || (self.reaches_all_masks() && schedule.p_mask(self.t_min) <= 1e-3 + 1e-9)
+    }
+
     /// Whether the model is trained on starts from all masks, as every generation begins.
     #[must_use]
     pub fn reaches_all_masks(&self) -> bool {
@@ -72,7 +122,8 @@ impl MaskRange {
 
     /// What training really draws, for a line at the start of a run.
     #[must_use]
-    pub fn effective(&self, schedule: &NoiseSchedule, weight: LossWeight) -> EffectiveRange {
+    pub fn effective(&self, schedule: &NoiseSchedule, weight: impl Into<WeightRule>) -> EffectiveRange {
+        let weight = weight.into();
         const STEPS: u32 = 4096;
         let at = |step| self.t_min + (self.t_max - self.t_min) * f64::from(step) / f64::from(STEPS);
         let weights = (0..=STEPS).map(|step| weight.at(schedule, at(step)));
@@ -100,7 +151,7 @@ impl fmt::Display for EffectiveRange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::ScheduleName;
+    use crate::{schedule::ScheduleName, weight::LossWeight};
     use proptest::prelude::*;
 
     proptest! {
@@ -109,7 +160,8 @@ mod tests {
             name in proptest::sample::select(&ScheduleName::ALL[..]), eps in 0.0f64..0.1, a in 0.1f64..=1.0, b in 0.1f64..=1.0, draw in 0.0f32..1.0,
         ) {
             let schedule = NoiseSchedule::new(name, eps).unwrap();
-            let (min, max) = (a.min(b), a.max(b));
+            let schedule_ends = (schedule.p_mask(0.0), schedule.p_mask(1.0));
+            let (min, max) = (a.min(b).min(schedule_ends.1), a.max(b).max(schedule_ends.0));
             let range = MaskRange::new(&schedule, Some(min), Some(max)).unwrap();
             let p_mask = schedule.p_mask(f64::from(range.t_of(draw)));
             prop_assert!(min - 1e-6 <= p_mask && p_mask <= max + 1e-6, "{p_mask} not in {min}..{max}");
@@ -125,6 +177,34 @@ mod tests {
             assert!(MaskRange::new(&LINEAR, min, max).unwrap().is_whole(), "{min:?} {max:?}");
         }
         assert_eq!(MaskRange::default().t_of(0.123), 0.123);
+    }
+
+    #[test]
+    fn the_interval_whose_losses_vary_least_is_found() {
+        let grid = MaskRange::grid(0.25, 0.25);
+        assert_eq!(grid.len(), 10);
+        let wanted = MaskRange::between(0.25, 0.5).unwrap();
+        let losses = |range: &MaskRange| {
+            Ok(if *range == wanted { vec![1.0, 1.1] } else { vec![0.0, 2.0, f64::from(range.t_max < 0.5)] })
+        };
+        let (found, variance) = MaskRange::least_variance(&grid, losses).unwrap().unwrap();
+        assert_eq!(found, wanted);
+        assert!((variance - 0.005).abs() < 1e-12);
+        assert!(MaskRange::least_variance(&[], |_| Ok(Vec::new())).unwrap().is_none());
+        assert!(MaskRange::least_variance(&grid, |_| Ok(vec![1.0])).unwrap().is_none(), "one loss has no variance");
+    }
+
+    #[test]
+    fn a_range_of_timesteps_is_a_bound_when_it_leaves_out_no_more_than_a_thousandth() {
+        let schedule = NoiseSchedule::Linear { eps: 0.0 };
+        let is_bound = |t_min, t_max| MaskRange::between(t_min, t_max).unwrap().is_bound(&schedule);
+        assert!(is_bound(0.0, 1.0) && is_bound(1e-3, 1.0));
+        assert!(!is_bound(0.01, 1.0) && !is_bound(0.0, 0.9));
+        assert!(
+            MaskRange::between(0.5, 0.4).is_err()
+                && MaskRange::between(-0.1, 1.0).is_err()
+                && MaskRange::between(0.0, f64::NAN).is_err()
+        );
     }
 
     #[test]

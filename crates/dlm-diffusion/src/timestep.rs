@@ -37,6 +37,37 @@ impl Timesteps {
     }
 }
 
+impl Timesteps {
+    /// The draw of one block of a document, uniform over seeds; that of block 0 is the document's own [`draw`](Self::draw).
+    ///
+    /// Stratified draws are spread evenly over the blocks of a document too, by another irrational step.
+    #[must_use]
+    pub fn draw_block(self, key: &NoiseKey, ordinal: u64, block: u64) -> f32 {
+        match self {
+            Self::Independent => key.uniform(block),
+            Self::Stratified => {
+                let u0 = key.of_document(0, 0).uniform(0);
+                recur(
+                    u0,
+                    u128::from(ordinal)
+                        .wrapping_mul(GOLDEN_RATIO)
+                        .wrapping_add(u128::from(block).wrapping_mul(ROOT_OF_TWO)),
+                )
+            }
+        }
+    }
+}
+
+/// `(u + slot) / slots mod 1`: one draw in each of so many equal slots, as MDLM has it over the rows of a batch and BD3-LM over
+/// its blocks. [`stratified_t`] does without the size of a batch.
+#[must_use]
+pub fn slot_t(u: f32, slot: u64, slots: u64) -> f32 {
+    (u / slots as f32 + slot as f32 / slots as f32) % 1.0
+}
+
+/// The fractional part of the root of two in units of `2^-128`.
+const ROOT_OF_TWO: u128 = 0x6A09_E667_F3BC_C908_B2FB_1366_EA95_7D3E;
+
 /// The fractional part of the golden ratio in units of `2^-128`.
 const GOLDEN_RATIO: u128 = 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C834;
 
@@ -47,10 +78,14 @@ const GOLDEN_RATIO: u128 = 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C834;
 /// the last `k` as for the first, where float64 would have lost a bit with every doubling.
 #[must_use]
 pub fn stratified_t(u0: f32, k: u64) -> f32 {
+    recur(u0, u128::from(k).wrapping_mul(GOLDEN_RATIO))
+}
+
+/// `frac(u0 + way)`, `way` in units of `2^-128`.
+fn recur(u0: f32, way: u128) -> f32 {
     // Times 2^64, a float32 in [0, 1) is below 2^64.
     let start = u128::from((f64::from(u0) * 2f64.powi(64)) as u64) << 64;
-    let sum = start.wrapping_add(u128::from(k).wrapping_mul(GOLDEN_RATIO));
-    (sum >> 104) as f32 * f32::powi(2.0, -24)
+    (start.wrapping_add(way) >> 104) as f32 * f32::powi(2.0, -24)
 }
 
 #[cfg(test)]
@@ -97,6 +132,32 @@ mod tests {
             draws.push(draws[0] + 1.0);
             let largest = draws.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
             prop_assert!(largest * (len as f64) < 2.0, "{largest}");
+        }
+    }
+
+    #[test]
+    fn the_blocks_of_documents_are_spread_and_the_first_has_the_draw_of_its_document() {
+        let key = |document| NoiseKey::new(3, Purpose::Timestep, 0).of_document(document, 0);
+        for timesteps in [Timesteps::Independent, Timesteps::Stratified] {
+            for k in 0..20 {
+                assert_eq!(timesteps.draw_block(&key(k), k, 0), timesteps.draw(&key(k), k));
+            }
+        }
+        let mut draws: Vec<f32> = (0..64).map(|block| Timesteps::Stratified.draw_block(&key(5), 5, block)).collect();
+        draws.sort_by(f32::total_cmp);
+        draws.push(draws[0] + 1.0);
+        let largest = draws.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f32::max);
+        assert!(largest < 3.0 / 64.0, "{largest}");
+        // frac(sqrt(2)) = 0.414213...
+        let step = Timesteps::Stratified.draw_block(&key(0), 0, 1) - Timesteps::Stratified.draw_block(&key(0), 0, 0);
+        assert!((step.rem_euclid(1.0) - 0.414_213_5).abs() < 1e-6, "{step}");
+    }
+
+    #[test]
+    fn every_slot_holds_one_draw() {
+        for (slot, u) in [0.0f32, 0.5, 0.999].into_iter().enumerate() {
+            let t = slot_t(u, slot as u64, 3);
+            assert!((slot as f32 / 3.0 - 1e-6..(slot as f32 + 1.0) / 3.0).contains(&t), "{t}");
         }
     }
 

@@ -64,7 +64,7 @@ fn a_batch_of_padding_does_not_call_the_denoiser() {
 #[test]
 fn a_uniform_denoiser_costs_the_logarithm_of_the_vocabulary_and_its_bound_is_weighted_by_the_schedule() {
     for schedule in [LINEAR, COSINE] {
-        let batch = noise(schedule, [1, 1, 1, 0], 0.1);
+        let batch = noise(schedule.clone(), [1, 1, 1, 0], 0.1);
         let output =
             diffusion_loss(&uniform_denoiser, &batch, &Objective::new(LossNormalization::Token), &batch.counts())
                 .unwrap();

@@ -4,8 +4,9 @@ mod common;
 
 use common::{MASK, Toy};
 use dlm_diffusion::{
-    Accumulation, CleanBatch, ForwardProcess, IGNORE_INDEX, LossNormalization, LossWeight, MaskPolicy, NoiseSchedule,
-    NoisedBatch, Objective, PackingIsolation, ScheduleName, StepMetrics, WindowCounts, diffusion_loss,
+    Accumulation, CleanBatch, ForwardProcess, IGNORE_INDEX, LossNormalization, LossWeight, MaskPolicy, Masking,
+    NoiseKey, NoiseSchedule, NoisedBatch, Objective, PackingIsolation, Purpose, ScheduleName, StepMetrics, TokenLoss,
+    Visibility, WeightRule, WindowCounts, diffusion_loss,
 };
 use proptest::prelude::*;
 use tch::Tensor;
@@ -32,6 +33,33 @@ fn process(schedule: ScheduleName, isolation: PackingIsolation) -> ForwardProces
 fn noise(process: &ForwardProcess, rows: &[Vec<Document>], seq_len: usize) -> NoisedBatch {
     let (clean, t, uniform) = pack(rows, seq_len);
     process.noise(clean, &t, &uniform).unwrap()
+}
+
+/// Ways to noise a batch: weights, token losses, counts, pairs, blocks, annealing, autoregressive.
+const KINDS: usize = 11;
+
+/// The views of a batch for one of them.
+fn views(kind: usize, shifted: bool, rows: &[Vec<Document>], seq_len: usize) -> Vec<NoisedBatch> {
+    let plain = process(ScheduleName::Linear, PackingIsolation::Document);
+    let (clean, t, uniform) = pack(rows, seq_len);
+    let key = NoiseKey::new(1, Purpose::Annealing, 5);
+    let dropped = || clean.is_target().logical_not().logical_and(&clean.ids().remainder(2).eq(1));
+    let process = match kind {
+        4 | 6 => plain.masking(Masking::ExactCount),
+        7 => plain.in_blocks(1).unwrap(),
+        8 => plain.in_blocks(2).unwrap(),
+        9 => plain.seen(Visibility::Annealed { share: 0.4, key }),
+        _ => plain,
+    };
+    match kind {
+        5 | 6 => process.noise_pair(clean, &t, &uniform).unwrap().into_iter().collect(),
+        10 => vec![process.autoregressive(clean, shifted).unwrap()],
+        0 => {
+            let dropped = dropped();
+            vec![process.noise(clean.with_dropped(dropped).unwrap(), &t, &uniform).unwrap()]
+        }
+        _ => vec![process.noise(clean, &t, &uniform).unwrap()],
+    }
 }
 
 /// Loss, gradient and merged metrics of one optimiser step.
@@ -106,6 +134,32 @@ fn pack(rows: &[Vec<Document>], seq_len: usize) -> (CleanBatch, Tensor, Tensor) 
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Trap 1, for every objective there is.
+    #[test]
+    fn every_objective_of_a_packed_batch_has_the_loss_and_the_gradient_of_its_documents_one_by_one(
+        documents in documents(1..7), rows in 1usize..4, shifted: bool, kind in 0usize..KINDS,
+        normalization in proptest::sample::select(&NORMALIZATIONS[..]),
+    ) {
+        let denoiser = Toy::new(5, shifted.then_some(PackingIsolation::Document));
+        let mut objective = Objective::new(normalization).weighted(match kind {
+            1 => WeightRule::from(LossWeight::Cart).with_cart_p(0.4),
+            2 => WeightRule::elbo().capped(3.0).with_offset(0.01),
+            _ => WeightRule::elbo(),
+        });
+        if kind == 3 {
+            objective = objective.scoring(TokenLoss { label_smoothing: 0.1, z_loss: 0.01, forbidden: Some(MASK) });
+        }
+        let packed: Vec<Vec<Document>> = (0..rows).map(|row| documents.iter().skip(row).step_by(rows).cloned().collect()).collect();
+        let longest = packed.iter().map(|row| row.iter().map(|document| document.ids.len()).sum::<usize>()).max().unwrap();
+        let packed = step(&denoiser, &views(kind, shifted, &packed, longest + 1), &objective);
+        let alone: Vec<NoisedBatch> = documents
+            .iter()
+            .flat_map(|document| views(kind, shifted, &[vec![document.clone()]], document.ids.len()))
+            .collect();
+        let alone = step(&denoiser, &alone, &objective);
+        assert_same_step(&packed, &alone, &["accuracy", "num_masked_tokens", "ce_loss", "nelbo"])?;
+    }
 
     #[test]
     fn a_packed_batch_has_the_loss_and_the_gradient_of_its_documents_one_by_one(

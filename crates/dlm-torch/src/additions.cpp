@@ -10,6 +10,7 @@
 #include <torch/torch.h>
 
 #include <exception>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -40,17 +41,22 @@ std::vector<at::Tensor> list(const at::Tensor* const* tensors, size_t count) {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// sum_i weights_i * cross_entropy(hidden_i @ weight^T, targets_i), a chunk of rows at a time.
+// sum_i weights_i * loss_i over rows hidden_i @ weight^T, a chunk of rows at a time, where
+// loss = (1 - smoothing) * nll(target) + smoothing * mean over tokens of nll + z * logsumexp^2.
 //
 // The gradients are made in the forward pass, from the same logits, so that neither pass holds [n, vocab] and the backward
-// pass has no matrix product left. The idea is that of Cut Cross-Entropy (arXiv:2411.09009), on plain operators.
+// pass has no matrix product left. The idea is that of Cut Cross-Entropy (arXiv:2411.09009), on plain operators. The token
+// `forbidden` (none below 0) has probability 0 whatever its score.
 struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight,
                                const at::Tensor& targets, const at::Tensor& weights, int64_t chunk_len,
-                               bool wants_hidden, bool wants_weight) {
+                               bool wants_hidden, bool wants_weight, double smoothing, double z, int64_t forbidden) {
     const int64_t n = hidden.size(0);
+    const bool forbids = forbidden >= 0;
+    const double allowed = static_cast<double>(weight.size(0) - (forbids ? 1 : 0));
     auto as_float = hidden.options().dtype(at::kFloat);
     auto nll = at::empty({n}, as_float);
+    auto loss = smoothing > 0 || z > 0 ? at::empty({n}, as_float) : nll;
     auto argmax = at::empty({n}, targets.options());
     at::Tensor grad_hidden, grad_weight;
     if (wants_hidden) grad_hidden = at::empty_like(hidden);
@@ -60,18 +66,36 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
       auto h = hidden.narrow(0, start, len);
       auto target = targets.narrow(0, start, len).unsqueeze(1);
       auto scores = at::matmul(h, weight.t()).to(at::kFloat);  // [len, vocab], the only large tensor, reused in place
+      at::Tensor mean;
+      if (smoothing > 0) {
+        mean = scores.sum(1, /*keepdim=*/true);
+        if (forbids) mean.sub_(scores.narrow(1, forbidden, 1));
+        mean.div_(allowed);
+      }
+      if (forbids) scores.select(1, forbidden).fill_(-std::numeric_limits<double>::infinity());
       auto [largest, choice] = scores.max(1, /*keepdim=*/true);
       scores.sub_(largest);
       auto target_score = scores.gather(1, target);
       scores.exp_();
       auto sum = scores.sum(1, /*keepdim=*/true);
-      nll.narrow(0, start, len).copy_((sum.log() - target_score).squeeze(1));
+      auto row_nll = sum.log() - target_score;
+      nll.narrow(0, start, len).copy_(row_nll.squeeze(1));
       argmax.narrow(0, start, len).copy_(choice.squeeze(1));
+      auto log_sum = sum.log() + largest;
+      if (smoothing > 0 || z > 0) {
+        auto row_loss = row_nll * (1 - smoothing) + log_sum.square() * z;
+        if (smoothing > 0) row_loss = row_loss + (log_sum - mean) * smoothing;
+        loss.narrow(0, start, len).copy_(row_loss.squeeze(1));
+      }
       if (!wants_hidden && !wants_weight) continue;
-      // d nll / d logits = softmax - one_hot(target)
+      // d loss / d logits = (1 + 2 z logsumexp) softmax - (1 - smoothing) one_hot(target) - smoothing / allowed
       auto w = weights.narrow(0, start, len).unsqueeze(1);
-      scores.mul_(w / sum);
-      scores.scatter_add_(1, target, -w);
+      scores.mul_(z > 0 ? w * (1 + 2 * z * log_sum) / sum : w / sum);
+      scores.scatter_add_(1, target, w * -(1 - smoothing));
+      if (smoothing > 0) {
+        scores.sub_(w * (smoothing / allowed));
+        if (forbids) scores.select(1, forbidden).zero_();
+      }
       auto grad_scores = scores.to(weight.scalar_type());
       if (wants_hidden) grad_hidden.narrow(0, start, len).copy_(at::matmul(grad_scores, weight));
       if (wants_weight) grad_weight.addmm_(grad_scores.t(), h);
@@ -79,7 +103,8 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     ctx->saved_data["hidden"] = grad_hidden;
     ctx->saved_data["weight"] = grad_weight;
     ctx->mark_non_differentiable({nll, argmax});
-    return {(nll * weights).sum(), nll, argmax};
+    auto weighted_sum = (loss * weights).sum();
+    return {weighted_sum, nll, argmax};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grad_outputs) {
@@ -90,7 +115,10 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
       auto grad = ctx->saved_data[name].toTensor();
       return !grad.defined() || is_one ? grad : grad * scale.to(grad.scalar_type());
     };
-    return {scaled("hidden"), scaled("weight"), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+    variable_list grads(10);
+    grads[0] = scaled("hidden");
+    grads[1] = scaled("weight");
+    return grads;
   }
 };
 
@@ -128,11 +156,14 @@ int dlm_clip_grad_norm(const at::Tensor* const* grads, size_t count, double max_
 }
 
 int dlm_linear_cross_entropy(const at::Tensor* hidden, const at::Tensor* weight, const at::Tensor* targets,
-                             const at::Tensor* weights, int64_t chunk_len, at::Tensor** out) {
+                             const at::Tensor* weights, int64_t chunk_len, double smoothing, double z,
+                             int64_t forbidden, at::Tensor** out) {
   return guarded([&] {
+    TORCH_CHECK(forbidden < weight->size(0), "the forbidden token ", forbidden, " is beyond the vocabulary");
     const bool grad = at::GradMode::is_enabled();
     auto results = LinearCrossEntropy::apply(*hidden, *weight, *targets, *weights, chunk_len,
-                                             grad && hidden->requires_grad(), grad && weight->requires_grad());
+                                             grad && hidden->requires_grad(), grad && weight->requires_grad(),
+                                             smoothing, z, forbidden);
     for (size_t i = 0; i < results.size(); ++i) out[i] = new at::Tensor(results[i]);
   });
 }

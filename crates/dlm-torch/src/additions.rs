@@ -28,6 +28,9 @@ unsafe extern "C" {
         targets: *const C_tensor,
         weights: *const C_tensor,
         chunk_len: i64,
+        smoothing: f64,
+        z: f64,
+        forbidden: i64,
         out: *mut *mut C_tensor,
     ) -> c_int;
 }
@@ -113,10 +116,36 @@ pub fn clip_grad_norm(grads: &[Tensor], max_norm: f64) -> Result<f64> {
     Ok(norm)
 }
 
+/// What is added to the cross-entropy of a token, and what may not be predicted.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct CrossEntropyOptions {
+    /// Share of the target's place that is given to all tokens alike, in `[0, 1]`.
+    pub label_smoothing: f64,
+    /// Factor of the squared logarithm of the softmax's denominator, at least 0.
+    pub z_loss: f64,
+    /// A token whose probability is 0 whatever its score.
+    pub forbidden: Option<i64>,
+}
+
+/// Rows of scores that [`linear_cross_entropy`] best holds at a time, for `n` rows over a vocabulary.
+///
+/// A sixteenth of all rows, so that the scores in memory are a small part of what they would be; but at least 2^23 scores (32 MB in
+/// float32) and 64 rows, below which the kernels idle and adding up the weight's gradient costs too much; and at most 2^27 scores.
+///
+/// ```
+/// assert_eq!(dlm_torch::chunk_rows(8192, 151_936), 512);
+/// assert_eq!(dlm_torch::chunk_rows(100, 500), 16_777);
+/// ```
+#[must_use]
+pub fn chunk_rows(n: usize, vocab: usize) -> usize {
+    let rows = |scores: usize| scores / vocab.max(1);
+    n.div_ceil(16).clamp(rows(1 << 23), rows(1 << 27)).max(64)
+}
+
 /// What [`linear_cross_entropy`] computes.
 #[derive(Debug)]
 pub struct LinearCrossEntropy {
-    /// `sum_i weights_i * nll_i`, a scalar of `Float` with gradients to `hidden` and `weight`.
+    /// `sum_i weights_i * loss_i`, a scalar of `Float` with gradients to `hidden` and `weight`.
     pub weighted_sum: Tensor,
     /// Negative log-likelihood of each target in nats, `[n]` of `Float`, without gradients.
     pub nll: Tensor,
@@ -125,6 +154,9 @@ pub struct LinearCrossEntropy {
 }
 
 /// Cross-entropy of a linear head, `chunk_len` states at a time, so that `[n, vocab]` never exists at once.
+///
+/// `loss_i` is `nll_i`, the negative log-likelihood of target `i`, unless the options add to it:
+/// `(1 - label_smoothing) nll_i + label_smoothing mean_v(nll of v) + z_loss logsumexp_i^2`.
 ///
 /// Gradients are computed along with the value, from the same logits; the backward pass only scales them. Softmax and loss
 /// are in float32 whatever the kind of `hidden`.
@@ -142,6 +174,7 @@ pub fn linear_cross_entropy(
     targets: &Tensor,
     weights: &Tensor,
     chunk_len: usize,
+    options: &CrossEntropyOptions,
 ) -> Result<LinearCrossEntropy> {
     let mut out = [std::ptr::null_mut(); 3];
     let chunk_len = i64::try_from(chunk_len.max(1)).unwrap_or(i64::MAX);
@@ -153,6 +186,9 @@ pub fn linear_cross_entropy(
             targets.as_ptr(),
             weights.as_ptr(),
             chunk_len,
+            options.label_smoothing,
+            options.z_loss,
+            options.forbidden.unwrap_or(-1),
             out.as_mut_ptr(),
         )
     };
@@ -185,6 +221,7 @@ mod tests {
     use tch::{Device, Kind, Reduction};
 
     const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+    const PLAIN: CrossEntropyOptions = CrossEntropyOptions { label_smoothing: 0.0, z_loss: 0.0, forbidden: None };
 
     fn close(found: &Tensor, expected: &Tensor, tolerance: f64) {
         let error = (found - expected).abs().max().double_value(&[]);
@@ -205,7 +242,7 @@ mod tests {
         let plain = (&nll * &weights).sum(Kind::Float) * 3.0;
         let expected = Tensor::run_backward(&[&plain], &[&hidden, &weight], false, false);
         for chunk_len in [1, 8, 1000] {
-            let found = linear_cross_entropy(&hidden, &weight, &targets, &weights, chunk_len).unwrap();
+            let found = linear_cross_entropy(&hidden, &weight, &targets, &weights, chunk_len, &PLAIN).unwrap();
             close(&found.nll, &nll, 1e-5);
             assert_eq!(found.argmax, logits.argmax(1, false));
             let loss = &found.weighted_sum * 3.0;
@@ -217,11 +254,42 @@ mod tests {
     }
 
     #[test]
+    fn smoothing_z_loss_and_a_forbidden_token_have_the_loss_and_gradients_of_their_formulas() {
+        tch::manual_seed(2);
+        let (n, vocab, width, forbidden) = (9, 23, 8, 4i64);
+        let hidden = Tensor::randn([n, width], CPU).set_requires_grad(true);
+        let weight = Tensor::randn([vocab, width], CPU).set_requires_grad(true);
+        let targets = Tensor::randint(3, [n], (Kind::Int64, Device::Cpu));
+        let weights = Tensor::rand([n], CPU);
+        let kept: Vec<i64> = (0..vocab).filter(|&v| v != forbidden).collect();
+        for (label_smoothing, z_loss, is_forbidden) in
+            [(0.2, 0.0, false), (0.0, 0.3, false), (0.0, 0.0, true), (0.2, 0.3, true)]
+        {
+            let logits = hidden.matmul(&weight.tr());
+            let logits = if is_forbidden { logits.index_select(1, &Tensor::from_slice(&kept)) } else { logits };
+            let log_sum = logits.logsumexp([1i64].as_slice(), false);
+            // Targets are below the forbidden token, so their column is the same without it.
+            let nll = &log_sum - logits.gather(1, &targets.unsqueeze(1), false).squeeze_dim(1);
+            let mean = &log_sum - logits.mean_dim([1i64].as_slice(), false, Kind::Float);
+            let loss = &nll * (1.0 - label_smoothing) + mean * label_smoothing + log_sum.square() * z_loss;
+            let plain = (loss * &weights).sum(Kind::Float);
+            let expected = Tensor::run_backward(&[&plain], &[&hidden, &weight], false, false);
+            let options = CrossEntropyOptions { label_smoothing, z_loss, forbidden: is_forbidden.then_some(forbidden) };
+            let found = linear_cross_entropy(&hidden, &weight, &targets, &weights, 4, &options).unwrap();
+            close(&found.weighted_sum, &plain, 1e-4);
+            close(&found.nll, &nll, 1e-5);
+            let grads = Tensor::run_backward(&[&found.weighted_sum], &[&hidden, &weight], false, false);
+            close(&grads[0], &expected[0], 1e-4);
+            close(&grads[1], &expected[1], 1e-4);
+        }
+    }
+
+    #[test]
     fn a_frozen_head_still_passes_gradients_to_the_states() {
         let hidden = Tensor::ones([2, 3], CPU).set_requires_grad(true);
         let weight = Tensor::eye(3, CPU);
         let targets = Tensor::from_slice(&[0i64, 2]);
-        let scores = linear_cross_entropy(&hidden, &weight, &targets, &Tensor::ones([2], CPU), 1).unwrap();
+        let scores = linear_cross_entropy(&hidden, &weight, &targets, &Tensor::ones([2], CPU), 1, &PLAIN).unwrap();
         scores.weighted_sum.backward();
         // softmax of equal scores is 1/3 each: the gradient is 1/3 - one_hot(target).
         let third = 1.0 / 3.0;
@@ -234,7 +302,7 @@ mod tests {
         let hidden = Tensor::zeros([0, 3], CPU).set_requires_grad(true);
         let weight = Tensor::ones([5, 3], CPU).set_requires_grad(true);
         let targets = Tensor::zeros([0], (Kind::Int64, Device::Cpu));
-        let scores = linear_cross_entropy(&hidden, &weight, &targets, &Tensor::zeros([0], CPU), 8).unwrap();
+        let scores = linear_cross_entropy(&hidden, &weight, &targets, &Tensor::zeros([0], CPU), 8, &PLAIN).unwrap();
         assert_eq!(scores.weighted_sum.double_value(&[]), 0.0);
         scores.weighted_sum.backward();
         assert_eq!(weight.grad().abs().max().double_value(&[]), 0.0);
@@ -249,6 +317,7 @@ mod tests {
             &targets,
             &Tensor::ones([1], CPU),
             8,
+            &PLAIN,
         );
         assert!(matches!(scores, Err(TorchError::Libtorch { operation: "linear_cross_entropy", .. })));
     }

@@ -14,7 +14,7 @@
 //! let weight = Tensor::from_slice2(&[[1f32, 0.0], [0.0, 1.0], [0.0, 0.0]]);
 //! let targets = Tensor::from_slice(&[1i64, 2]);
 //! let weights = Tensor::ones([2], (Kind::Float, Device::Cpu));
-//! let scores = dlm_torch::linear_cross_entropy(&hidden, &weight, &targets, &weights, 128)?;
+//! let scores = dlm_torch::linear_cross_entropy(&hidden, &weight, &targets, &weights, 128, &Default::default())?;
 //! assert_eq!(Vec::<i64>::try_from(&scores.argmax)?, [1, 0]);
 //! assert!(scores.nll.double_value(&[0]) < 0.02 && scores.nll.double_value(&[1]) > 5.0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -24,6 +24,7 @@ mod additions;
 mod error;
 
 pub use additions::{
-    AdamWStep, LinearCrossEntropy, clip_grad_norm, fused_adamw, libtorch_version, linear_cross_entropy,
+    AdamWStep, CrossEntropyOptions, LinearCrossEntropy, chunk_rows, clip_grad_norm, fused_adamw, libtorch_version,
+    linear_cross_entropy,
 };
 pub use error::{Result, TorchError};

@@ -1,7 +1,13 @@
 //! A small denoiser that sees what it may see: for tests of packing and of windows.
 
+#![allow(dead_code)] // each test uses some of it
+
+pub(crate) mod exact;
+pub(crate) mod golden;
+
 use dlm_diffusion::{
-    Denoiser, DenoiserInput, DiffusionError, Head, NoiseKey, PackingIsolation, Purpose, predicting_positions,
+    BlockStart, Denoiser, DenoiserInput, DiffusionError, Head, NoiseKey, PackingIsolation, Purpose,
+    predicting_positions_in,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -9,12 +15,14 @@ pub(crate) const VOCAB: i64 = 11;
 pub(crate) const MASK: i64 = 10;
 const HIDDEN: i64 = 6;
 
-/// State of a token: itself and the mean of the tokens it attends to, each embedded with its position; then a nonlinearity.
+/// Two layers. State of a token: itself and the mean of the tokens it attends to, each embedded with its position; then a
+/// nonlinearity.
 pub(crate) struct Toy {
     embedding: Tensor,
     positions: Tensor,
     head: Linear,
     shift: Option<PackingIsolation>,
+    pub(crate) block_start: BlockStart,
 }
 
 struct Linear(Tensor);
@@ -32,7 +40,13 @@ impl Toy {
             let matrix = Tensor::from_slice(&draws).view([rows, HIDDEN]) * 4.0 - 2.0;
             matrix.set_requires_grad(true)
         };
-        Self { embedding: matrix(0, VOCAB), positions: matrix(1, 64), head: Linear(matrix(2, VOCAB)), shift }
+        Self {
+            embedding: matrix(0, VOCAB),
+            positions: matrix(1, 64),
+            head: Linear(matrix(2, VOCAB)),
+            shift,
+            block_start: BlockStart::Clean,
+        }
     }
 
     pub(crate) fn parameters(&self) -> [&Tensor; 3] {
@@ -62,12 +76,13 @@ impl Denoiser for Toy {
         let allowed = allowed.unwrap_or_else(|| Tensor::ones([1, 1, size[1], size[1]], (Kind::Bool, Device::Cpu)));
         let allowed = allowed.squeeze_dim(1).to_kind(Kind::Float); // [batch, query, key]
         let mean = allowed.matmul(&embedded) / allowed.sum_dim_intlist(&[-1i64][..], true, Kind::Float).clamp_min(1.0);
-        let states = (embedded + mean * 2.0).tanh().flatten(0, 1);
+        let first = (embedded + mean * 2.0).tanh();
+        let mean = allowed.matmul(&first) / allowed.sum_dim_intlist(&[-1i64][..], true, Kind::Float).clamp_min(1.0);
+        let states = (first * 2.0 + mean * 3.0).tanh().flatten(0, 1);
         let everywhere = Tensor::arange(size[0] * size[1], (Kind::Int64, Device::Cpu));
         let wanted = input.wanted.unwrap_or(&everywhere);
-        let segments = input.attention.segment_ids.as_ref();
         let sources = match self.shift {
-            Some(isolation) => predicting_positions(wanted, size[1], segments, isolation)?,
+            Some(isolation) => predicting_positions_in(wanted, size[1], input.attention, isolation, self.block_start)?,
             None => wanted.shallow_clone(),
         };
         Ok(states.index_select(0, &sources))
