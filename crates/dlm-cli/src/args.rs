@@ -56,7 +56,8 @@ pub enum DataCommand {
     /// Run a pipeline: from files to packed token rows
     ///
     /// Preparing the same pipeline over the same input gives the same bytes, and does nothing when they are there already. A
-    /// folder is complete or absent, whenever the preparation was stopped.
+    /// folder is complete or absent, whenever the preparation was stopped; called again, it goes on behind the shards that were
+    /// finished.
     Prepare(PrepareArgs),
     /// Show what a pipeline will do, without doing it
     Explain(ExplainArgs),
@@ -64,6 +65,10 @@ pub enum DataCommand {
     ///
     /// What the model has to produce is green, what it is given is dim; documents of a packed row stand apart.
     Inspect(InspectArgs),
+    /// Check prepared data: checksums, every row, the account of tokens, both sides of the split
+    ///
+    /// Each violation is named with its file and row, and the exit code is 1 when there is any.
+    Validate(ValidateArgs),
 }
 
 /// Arguments of `dlm data prepare`.
@@ -82,6 +87,11 @@ pub struct PrepareArgs {
     /// Threads to work with, rather than one a core
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..=4096))]
     pub threads: Option<u64>,
+    /// Memory to work with, such as `512MiB`, rather than the pipeline's limit or 1 GiB
+    ///
+    /// What does not fit is sorted on disk, in the folder for temporary files (`TMPDIR`).
+    #[arg(long, value_name = "SIZE", value_parser = dlm_data::parse_size)]
+    pub memory_limit: Option<usize>,
     /// Replace other prepared data in the folder
     #[arg(long)]
     pub overwrite: bool,
@@ -98,6 +108,16 @@ pub struct ExplainArgs {
     /// Change one value of the pipeline, such as `pack.sequence_len=1024`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+}
+
+/// Arguments of `dlm data validate`.
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    /// Folder of prepared data
+    pub data: PathBuf,
+    /// Write one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `dlm data inspect`.

@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub(crate) mod account;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod config;
@@ -10,6 +11,7 @@ pub(crate) mod sample;
 pub(crate) mod serve;
 pub(crate) mod tokenizer;
 pub(crate) mod train;
+pub(crate) mod validate;
 
 use crate::settings::Resolved;
 

@@ -22,6 +22,7 @@ mod commands;
 pub mod error;
 mod inference;
 mod paint;
+mod progress;
 pub mod report;
 pub mod settings;
 mod trace_svg;

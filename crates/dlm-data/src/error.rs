@@ -223,6 +223,13 @@ pub enum DataError {
         message: String,
     },
 
+    /// An account of tokens that does not add up.
+    #[error("the account of tokens does not add up: {message}")]
+    Account {
+        /// The numbers.
+        message: String,
+    },
+
     /// A value that makes no sense, with the value.
     #[error("{0}")]
     Invalid(String),
@@ -272,6 +279,7 @@ impl DataError {
             Self::Busy { .. } => "wait for it to end, or choose another output folder",
             Self::NotPrepared { .. } => "prepare the data first: `dlm data prepare PIPELINE`",
             Self::Tokenizer(error) => return error.help(),
+            Self::Account { .. } => "this is a mistake in dlm, and the data was not written: please report it",
             Self::Read { .. } | Self::Write(_) | Self::UnknownFormat { .. } => return None,
             Self::Invalid(_) | Self::DataFusion { .. } => return None,
         };

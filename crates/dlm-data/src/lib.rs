@@ -40,15 +40,22 @@
 //! The way of a document: [`Conversation`] says what is prompt and what is answer, [`Encoder`] makes [`Tokens`] of it, [`Packer`]
 //! puts those into rows. Each can be used without the others.
 
+mod account;
 mod answer;
 mod batch;
 mod chat;
+mod checkpoint;
 mod cursor;
 mod error;
+mod first_fit;
 mod functions;
 mod inspect;
+mod journal;
 mod json_shape;
+mod leak;
+mod limits;
 mod manifest;
+mod number;
 mod overrides;
 mod pack;
 mod packing;
@@ -57,8 +64,10 @@ mod plan;
 mod prepare;
 mod prepared;
 mod reader;
+mod row_check;
 mod scan;
 mod shard;
+mod shard_writer;
 mod shuffle;
 mod source;
 mod spelling;
@@ -68,20 +77,25 @@ mod suggest;
 mod texts;
 mod tokenize;
 mod unigram;
+mod validate;
 mod workshop;
+mod writer;
 
 pub use batch::{Batch, Document, IGNORE_INDEX};
 pub use chat::{Conversation, Piece};
 pub use cursor::Cursor;
 pub use error::{DataError, Result};
+pub use first_fit::{first_fit, first_fit_decreasing, sequential};
 pub use inspect::{DecodedRow, DecodedSegment, Inspection, LengthBucket, SideInspection, Span, inspect};
+pub use limits::{Limits, SizeError, parse_size};
 pub use manifest::{InputFile, MANIFEST, Manifest, ShardInfo, Split, SplitInfo, TokenAccount, TokenizerInfo};
-pub use pack::{Fragment, PackedRow, Packer, first_fit, first_fit_decreasing, sequential};
+pub use pack::{Fragment, PackedRow, Packer};
 pub use pipeline::{Output, Pipeline, Source};
 pub use plan::{Resources, explain};
 pub use prepare::{Existing, PrepareOptions, PrepareReport, Progress, prepare};
 pub use prepared::{Part, PreparedData};
 pub use reader::{Reader, ReaderConfig, Window};
+pub use row_check::Fault;
 pub use shard::Row;
 pub use shuffle::Permutation;
 pub use step::{
@@ -91,3 +105,4 @@ pub use step::{
 pub use texts::Texts;
 pub use tokenize::{Encoder, Tokens};
 pub use unigram::unigram_entropy;
+pub use validate::{Validation, Violation, validate};

@@ -3,6 +3,7 @@
 use crate::error::{DataError, Result, reading};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -85,7 +86,8 @@ pub struct TokenizerInfo {
     pub bos_token_id: Option<i32>,
 }
 
-/// Where rows and tokens went: `tokens` are those in the shards (without padding) and the dropped ones together.
+/// Where rows and tokens went. Tokens in are tokens out: `tokens` and the added ones are those in the shards (without padding)
+/// and the dropped ones together. Checked when data is prepared, and by [`validate`](crate::validate).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenAccount {
     /// Rows read from the sources.
@@ -102,6 +104,39 @@ pub struct TokenAccount {
     pub dropped_overlong_tokens: u64,
     /// Tokens of documents that a step behind `tokenize` removed.
     pub dropped_filtered_tokens: u64,
+    /// Rows that steps left out, by the step's reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped_rows: BTreeMap<String, u64>,
+    /// Tokens that steps cut off documents, by the step's reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped_tokens: BTreeMap<String, u64>,
+    /// Tokens that steps added to documents after they were tokenized, by the step's reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub added_tokens: BTreeMap<String, u64>,
+}
+
+impl TokenAccount {
+    /// Tokens that came in: those of the documents, and those that steps added.
+    #[must_use]
+    pub fn tokens_in(&self) -> u128 {
+        self.added_tokens.values().map(|tokens| u128::from(*tokens)).sum::<u128>() + u128::from(self.tokens)
+    }
+
+    /// Tokens that were dropped, for whatever reason.
+    #[must_use]
+    pub fn tokens_dropped(&self) -> u128 {
+        let cut = self.dropped_tokens.values().map(|tokens| u128::from(*tokens)).sum::<u128>();
+        cut + u128::from(self.dropped_overlong_tokens) + u128::from(self.dropped_filtered_tokens)
+    }
+
+    /// Says what does not add up when this many tokens were written.
+    pub(crate) fn check(&self, written: u64) -> std::result::Result<(), String> {
+        let (tokens_in, dropped) = (self.tokens_in(), self.tokens_dropped());
+        if tokens_in == dropped + u128::from(written) {
+            return Ok(());
+        }
+        Err(format!("{tokens_in} tokens came in, {written} were written and {dropped} dropped"))
+    }
 }
 
 /// One side of the data.
@@ -180,16 +215,20 @@ impl Manifest {
             }
             other => other.map_err(reading(&path))?,
         };
-        let wrong = |message: String| DataError::NotPrepared { path: folder.to_owned(), message };
-        let version: Version =
-            serde_json::from_slice(&text).map_err(|error| wrong(format!("`{MANIFEST}`: {error}")))?;
-        if version.format_version != FORMAT_VERSION {
-            let found = version.format_version;
-            return Err(wrong(format!("its format has version {found}, and version {FORMAT_VERSION} is read")));
+        let parsed = Self::parse(&text);
+        parsed.map(Some).map_err(|message| DataError::NotPrepared { path: folder.to_owned(), message })
+    }
+
+    /// Reads a manifest and checks what other code takes for granted.
+    pub(crate) fn parse(text: &[u8]) -> std::result::Result<Self, String> {
+        let unreadable = |error: serde_json::Error| format!("`{MANIFEST}`: {error}");
+        let Version { format_version: found } = serde_json::from_slice(text).map_err(unreadable)?;
+        if found != FORMAT_VERSION {
+            return Err(format!("its format has version {found}, and version {FORMAT_VERSION} is read"));
         }
-        let manifest: Self = serde_json::from_slice(&text).map_err(|error| wrong(format!("`{MANIFEST}`: {error}")))?;
-        manifest.check().map_err(wrong)?;
-        Ok(Some(manifest))
+        let manifest: Self = serde_json::from_slice(text).map_err(unreadable)?;
+        manifest.check()?;
+        Ok(manifest)
     }
 
     /// One side, if the data has it.
@@ -199,6 +238,11 @@ impl Manifest {
             Split::Train => Some(&self.train),
             Split::Validation => self.validation.as_ref(),
         }
+    }
+
+    /// All files, in order.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = &ShardInfo> {
+        [Some(&self.train), self.validation.as_ref()].into_iter().flatten().flat_map(|side| &side.shards)
     }
 
     pub(crate) fn to_json(&self) -> Vec<u8> {
@@ -211,12 +255,24 @@ impl Manifest {
         if self.sequence_len == 0 {
             return Err("`sequence_len` is 0".to_owned());
         }
-        for shard in [Some(&self.train), self.validation.as_ref()].into_iter().flatten().flat_map(|side| &side.shards) {
+        for shard in self.shards() {
             let path = Path::new(&shard.path);
             // A manifest names files of its own folder and nothing else.
             let is_inside = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
             if !is_inside {
                 return Err(format!("the shard `{}` lies outside the folder", shard.path));
+            }
+        }
+        let counts: [fn(&ShardInfo) -> u64; 5] = [
+            |shard| shard.rows,
+            |shard| shard.segments,
+            |shard| shard.tokens,
+            |shard| shard.label_tokens,
+            |shard| shard.size_bytes,
+        ];
+        for count in counts {
+            if self.shards().try_fold(0u64, |sum, shard| sum.checked_add(count(shard))).is_none() {
+                return Err("its counts are beyond every number".to_owned());
             }
         }
         Ok(())
@@ -231,4 +287,96 @@ struct Version {
 /// The folder of the tokenizer's files.
 pub(crate) fn tokenizer_folder(folder: &Path) -> PathBuf {
     folder.join("tokenizer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn manifest() -> Value {
+        let shard = |path: &str| {
+            json!({
+                "path": path, "rows": 2, "segments": 3, "tokens": 50, "label_tokens": 40, "size_bytes": 900, "sha256": "00",
+            })
+        };
+        let side =
+            |path: &str| json!({ "rows": 2, "segments": 3, "tokens": 50, "label_tokens": 40, "shards": [shard(path)] });
+        json!({
+            "format_version": 1, "pipeline": "", "pipeline_hash": "a", "input_fingerprint": "b",
+            "inputs": [{ "path": "rows.jsonl", "rows": 9, "size_bytes": 99 }],
+            "tokenizer": {
+                "hash": "c", "vocab_size": 300, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": null,
+            },
+            "sequence_len": 32,
+            "account": {
+                "rows": 9, "documents": 8, "tokens": 100, "dropped_empty_documents": 0,
+                "dropped_overlong_documents": 0, "dropped_overlong_tokens": 0, "dropped_filtered_tokens": 0,
+            },
+            "train": side("train/00000.parquet"),
+            "validation": side("validation/00000.parquet"),
+        })
+    }
+
+    /// The addresses of all values, as JSON pointers.
+    fn addresses(value: &Value, at: &str, found: &mut Vec<String>) {
+        found.push(at.to_owned());
+        match value {
+            Value::Object(entries) => {
+                entries.iter().for_each(|(key, value)| addresses(value, &format!("{at}/{key}"), found))
+            }
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(i, value)| addresses(value, &format!("{at}/{i}"), found));
+            }
+            _ => {}
+        }
+    }
+
+    fn odd_value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::Null),
+            any::<u64>().prop_map(|number| json!(number)),
+            any::<i64>().prop_map(|number| json!(number)),
+            any::<f64>().prop_map(|number| json!(number)),
+            Just(json!(u64::MAX)),
+            ".*".prop_map(|text| json!(text)),
+            Just(json!("../../etc/passwd")),
+            Just(json!([])),
+            Just(json!({})),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_manifest_makes_the_reader_panic(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), odd_value()), 0..4),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        ) {
+            let mut value = manifest();
+            for (which, odd) in changes {
+                let mut all = Vec::new();
+                addresses(&value, "", &mut all);
+                *value.pointer_mut(which.get(&all)).unwrap() = odd;
+            }
+            let mut text = value.to_string().into_bytes();
+            for (at, byte) in flips {
+                let at = at.index(text.len());
+                text[at] = byte;
+            }
+            text.truncate(cut.map_or(text.len(), |cut| cut.index(text.len())));
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join(MANIFEST), &text).unwrap();
+            let _ = Manifest::read(folder.path());
+            let _ = crate::PreparedData::open(folder.path(), Split::Train);
+            prop_assert!(!crate::validate(folder.path()).unwrap().is_sound(), "there are no shards");
+        }
+    }
+
+    #[test]
+    fn a_manifest_that_is_left_alone_is_read() {
+        let text = manifest().to_string();
+        assert_eq!(Manifest::parse(text.as_bytes()).unwrap().train.shards.len(), 1);
+    }
 }

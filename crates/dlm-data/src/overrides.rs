@@ -10,12 +10,15 @@ use toml::Value;
 /// A value of the pipeline: the words of its full name, such as `step.3.pack.sequence_len`.
 type Address = Vec<String>;
 
+/// The tables that a pipeline may have or not.
+const OPTIONAL: [&str; 2] = ["output", "resources"];
+
 /// The pipeline with one value replaced.
 pub(crate) fn apply(pipeline: &Pipeline, key: &str, value: &str) -> Result<Pipeline> {
     let mut tree = Value::try_from(pipeline).map_err(|error| DataError::pipeline(error.to_string()))?;
-    if tree.get("output").is_none() {
+    for name in OPTIONAL {
         // A pipeline without output gets one by being told its path.
-        tree.as_table_mut().expect("a table").insert("output".to_owned(), Value::Table(toml::Table::new()));
+        tree.as_table_mut().expect("a table").entry(name).or_insert_with(|| Value::Table(toml::Table::new()));
     }
     let wanted: Vec<&str> = key.split('.').collect();
     let (leaf, container) = wanted.split_last().expect("splitting gives one word at least");
@@ -48,8 +51,10 @@ pub(crate) fn apply(pipeline: &Pipeline, key: &str, value: &str) -> Result<Pipel
 
     let (leaf, container) = address.split_last().expect("an address has words");
     set(at(&mut tree, container).expect("the address was found"), leaf, parse(value));
-    if tree["output"].as_table().is_some_and(toml::Table::is_empty) {
-        tree.as_table_mut().expect("a table").remove("output");
+    for name in OPTIONAL {
+        if tree[name].as_table().is_some_and(toml::Table::is_empty) {
+            tree.as_table_mut().expect("a table").remove(name);
+        }
     }
     let changed: Pipeline = spelling::from_value(tree).map_err(|error| match error {
         DataError::Pipeline { path, line, message, nearest } => {
@@ -69,7 +74,7 @@ fn parse(value: &str) -> Value {
 /// The addresses of everything that holds values: `output`, `source.0`, `step.3.pack`, `step.0.filter`.
 fn containers(tree: &Value) -> Vec<Address> {
     let count = |name: &str| tree.get(name).and_then(Value::as_array).map_or(0, Vec::len);
-    let mut addresses = vec![vec!["output".to_owned()]];
+    let mut addresses: Vec<Address> = OPTIONAL.map(|name| vec![name.to_owned()]).to_vec();
     addresses.extend((0..count("source")).map(|i| vec!["source".to_owned(), i.to_string()]));
     for i in 0..count("step") {
         let kinds = tree["step"][i].as_table().into_iter().flat_map(toml::Table::keys);

@@ -2,8 +2,10 @@
 
 use crate::{
     batch::IGNORE_INDEX,
+    first_fit::first_fit_decreasing,
     step::{Overlong, Pack, PackStrategy},
 };
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// A document, or a piece of a longer one.
@@ -11,6 +13,8 @@ use std::collections::VecDeque;
 pub struct Fragment {
     /// Which document.
     pub document: i64,
+    /// A second name of the document, for whoever has one: see [`Packer::push_keyed`].
+    pub key: i64,
     /// Where the piece begins in its document, in tokens.
     pub offset: i64,
     /// Token ids.
@@ -34,54 +38,39 @@ pub struct PackedRow {
     pub document_ids: Vec<i64>,
     /// The offset in it of each segment.
     pub document_offsets: Vec<i64>,
+    /// What it is made of.
+    pub(crate) pieces: Vec<Piece>,
 }
 
-/// Which of the fragments of these lengths share a row: each goes into the first row that has room for it and fewer than
-/// `most` fragments. One longer than `capacity` gets a row of its own, which no other shares.
-#[must_use]
-pub fn first_fit(lengths: &[usize], capacity: usize, most: usize) -> Vec<Vec<usize>> {
-    fit(0..lengths.len(), lengths, capacity, most)
+/// A fragment by name: which tokens, not the tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(i64, usize, usize)", into = "(i64, usize, usize)")]
+pub(crate) struct Piece {
+    /// The key of the document.
+    pub(crate) document: i64,
+    /// Where the piece begins in it, in tokens.
+    pub(crate) offset: usize,
+    /// Its tokens.
+    pub(crate) len: usize,
 }
 
-/// As [`first_fit`], the longest first; of equally long ones the earlier first.
-#[must_use]
-pub fn first_fit_decreasing(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
-    order.sort_by_key(|i| std::cmp::Reverse(lengths[*i]));
-    fit(order.into_iter(), lengths, capacity, usize::MAX)
-}
-
-/// Which of the fragments of these lengths share a row: each goes into the current row, or else begins the next.
-#[must_use]
-pub fn sequential(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
-    let mut rows: Vec<Vec<usize>> = Vec::new();
-    let mut room = 0;
-    for (i, length) in lengths.iter().enumerate() {
-        match rows.last_mut() {
-            Some(row) if *length <= room => row.push(i),
-            _ => {
-                rows.push(vec![i]);
-                room = capacity;
-            }
-        }
-        room = room.saturating_sub(*length);
+impl From<(i64, usize, usize)> for Piece {
+    fn from((document, offset, len): (i64, usize, usize)) -> Self {
+        Self { document, offset, len }
     }
-    rows
 }
 
-fn fit(order: impl Iterator<Item = usize>, lengths: &[usize], capacity: usize, most: usize) -> Vec<Vec<usize>> {
-    let mut rows: Vec<(usize, Vec<usize>)> = Vec::new();
-    for i in order {
-        let length = lengths[i];
-        match rows.iter_mut().find(|(room, row)| *room >= length && row.len() < most) {
-            Some((room, row)) => {
-                *room -= length;
-                row.push(i);
-            }
-            None => rows.push((capacity.saturating_sub(length), vec![i])),
-        }
+impl From<Piece> for (i64, usize, usize) {
+    fn from(piece: Piece) -> Self {
+        (piece.document, piece.offset, piece.len)
     }
-    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+impl Fragment {
+    pub(crate) fn piece(&self) -> Piece {
+        let offset = usize::try_from(self.offset).expect("an offset is no negative number");
+        Piece { document: self.key, offset, len: self.ids.len() }
+    }
 }
 
 /// Packs a stream of documents in bounded memory.
@@ -108,18 +97,45 @@ impl Packer {
     /// # Panics
     /// When there are not as many labels as ids.
     pub fn push(&mut self, document: i64, ids: &[i32], labels: &[i32]) -> (Vec<PackedRow>, bool) {
-        assert_eq!(ids.len(), labels.len(), "labels of document {document}");
-        let len = self.options.sequence_len;
-        if ids.len() > len && self.options.overlong == Overlong::Drop {
-            return (Vec::new(), true);
-        }
         let mut finished = Vec::new();
-        for (piece, (ids, labels)) in ids.chunks(len).zip(labels.chunks(len)).enumerate() {
-            let offset = i64::try_from(piece * len).expect("a document fits in memory");
-            let fragment = Fragment { document, offset, ids: ids.to_vec(), labels: labels.to_vec() };
-            self.place(fragment, &mut finished);
+        let dropped = self.push_keyed(document, document, ids, labels, &mut finished);
+        (finished, dropped)
+    }
+
+    /// As [`push`](Self::push), with a second name for the document, unique among all, where `document` need not be.
+    ///
+    /// # Panics
+    /// When there are not as many labels as ids.
+    pub fn push_keyed(
+        &mut self,
+        document: i64,
+        key: i64,
+        ids: &[i32],
+        labels: &[i32],
+        finished: &mut Vec<PackedRow>,
+    ) -> bool {
+        assert_eq!(ids.len(), labels.len(), "labels of document {document}");
+        let capacity = self.options.sequence_len;
+        if ids.len() > capacity && self.options.overlong == Overlong::Drop {
+            return true;
         }
-        (finished, false)
+        let mut start = 0;
+        while start < ids.len() {
+            let end = ids.len().min(start + self.longest_piece());
+            let offset = i64::try_from(start).expect("a document fits in memory");
+            let (ids, labels) = (ids[start..end].to_vec(), labels[start..end].to_vec());
+            self.place(Fragment { document, key, offset, ids, labels }, finished);
+            start = end;
+        }
+        false
+    }
+
+    /// The longest piece that the next fragment may be.
+    fn longest_piece(&self) -> usize {
+        match (self.options.strategy, self.open.front()) {
+            (PackStrategy::Concatenate, Some((room, _))) => *room,
+            _ => self.options.sequence_len,
+        }
     }
 
     /// The rows that are still open.
@@ -128,6 +144,21 @@ impl Packer {
         self.pack_waiting(&mut finished);
         finished.extend(std::mem::take(&mut self.open).into_iter().map(|(_, fragments)| self.row(&fragments)));
         finished
+    }
+
+    /// What is held back, by name: rows that may still take something, and what waits to be sorted.
+    pub(crate) fn held(&self) -> (Vec<Vec<Piece>>, Vec<Piece>) {
+        let pieces = |fragments: &[Fragment]| fragments.iter().map(Fragment::piece).collect::<Vec<_>>();
+        (self.open.iter().map(|(_, fragments)| pieces(fragments)).collect(), pieces(&self.waiting))
+    }
+
+    /// Goes on from what another packer of the same options held back.
+    pub(crate) fn hold(&mut self, open: Vec<Vec<Fragment>>, waiting: Vec<Fragment>) {
+        let tokens = |fragments: &[Fragment]| fragments.iter().map(|fragment| fragment.ids.len()).sum::<usize>();
+        self.waiting_tokens = tokens(&waiting);
+        self.waiting = waiting;
+        let with_room = |fragments: Vec<Fragment>| (self.options.sequence_len - tokens(&fragments), fragments);
+        self.open = open.into_iter().map(with_room).collect();
     }
 
     /// Tokens held back at the moment.
@@ -147,6 +178,18 @@ impl Packer {
                 self.waiting_tokens += len;
                 if self.waiting_tokens >= self.options.window.saturating_mul(capacity) {
                     self.pack_waiting(finished);
+                }
+            }
+            PackStrategy::Concatenate => {
+                if self.open.is_empty() {
+                    self.open.push_back((capacity, Vec::new()));
+                }
+                let (room, fragments) = &mut self.open[0];
+                *room -= len;
+                fragments.push(fragment);
+                if *room == 0 {
+                    let full = self.open.pop_front();
+                    finished.extend(full.map(|(_, fragments)| self.row(&fragments)));
                 }
             }
             PackStrategy::FirstFit | PackStrategy::Sequential => {
@@ -177,9 +220,13 @@ impl Packer {
         }
     }
 
-    fn row(&self, fragments: &[Fragment]) -> PackedRow {
+    /// The row that these fragments make.
+    pub(crate) fn row(&self, fragments: &[Fragment]) -> PackedRow {
         let len = self.options.sequence_len;
         let mut row = PackedRow::default();
+        for list in [&mut row.ids, &mut row.labels, &mut row.segment_ids, &mut row.position_ids] {
+            list.reserve_exact(len);
+        }
         for (segment, fragment) in (1..).zip(fragments) {
             row.ids.extend_from_slice(&fragment.ids);
             row.labels.extend_from_slice(&fragment.labels);
@@ -187,6 +234,7 @@ impl Packer {
             row.position_ids.extend((0..).take(fragment.ids.len()));
             row.document_ids.push(fragment.document);
             row.document_offsets.push(fragment.offset);
+            row.pieces.push(fragment.piece());
         }
         row.position_ids.extend((0..).take(len - row.ids.len()));
         row.ids.resize(len, self.pad_id);
@@ -202,8 +250,13 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    const STRATEGIES: [PackStrategy; 4] =
-        [PackStrategy::FirstFitDecreasing, PackStrategy::FirstFit, PackStrategy::Sequential, PackStrategy::Alone];
+    const STRATEGIES: [PackStrategy; 5] = [
+        PackStrategy::FirstFitDecreasing,
+        PackStrategy::FirstFit,
+        PackStrategy::Sequential,
+        PackStrategy::Concatenate,
+        PackStrategy::Alone,
+    ];
 
     proptest! {
         #[test]
@@ -250,22 +303,48 @@ mod tests {
         }
 
         #[test]
-        fn rows_take_what_fits_and_every_fragment_has_one_row(lengths in prop::collection::vec(1usize..30, 0..80)) {
-            for rows in [first_fit(&lengths, 30, 5), first_fit_decreasing(&lengths, 30), sequential(&lengths, 30)] {
-                let mut all: Vec<usize> = rows.iter().flatten().copied().collect();
-                all.sort_unstable();
-                prop_assert_eq!(all, (0..lengths.len()).collect::<Vec<_>>());
-                prop_assert!(rows.iter().all(|row| row.iter().map(|i| lengths[*i]).sum::<usize>() <= 30));
-            }
+        fn a_packer_that_is_restored_between_two_documents_goes_on_alike(
+            lengths in prop::collection::vec(1usize..40, 1..60),
+            sequence_len in 2usize..20,
+            window in 1usize..6,
+            strategy in prop::sample::select(&STRATEGIES),
+            at in 0usize..60,
+        ) {
+            let options = Pack { strategy, window, ..Pack::new(sequence_len) };
+            let document = |i: i64| (0..lengths[i as usize]).map(|at| i as i32 * 100 + at as i32).collect::<Vec<_>>();
+            let push = |packer: &mut Packer, documents: std::ops::Range<usize>| -> Vec<PackedRow> {
+                documents.flat_map(|i| packer.push(i as i64, &document(i as i64), &document(i as i64)).0).collect()
+            };
+            let at = at.min(lengths.len());
+            let mut whole = Packer::new(options.clone(), -1);
+            push(&mut whole, 0..at);
+
+            let (open, waiting) = whole.held();
+            let fragment = |piece: &Piece| {
+                let ids = document(piece.document)[piece.offset..piece.offset + piece.len].to_vec();
+                let (document, offset) = (piece.document, piece.offset as i64);
+                Fragment { document, key: document, offset, labels: ids.clone(), ids }
+            };
+            let fragments = |pieces: &Vec<Piece>| pieces.iter().map(fragment).collect::<Vec<_>>();
+            let mut restored = Packer::new(options, -1);
+            restored.hold(open.iter().map(fragments).collect(), fragments(&waiting));
+
+            prop_assert_eq!(push(&mut restored, at..lengths.len()), push(&mut whole, at..lengths.len()));
+            prop_assert_eq!(restored.finish(), whole.finish());
         }
     }
 
     #[test]
-    fn decreasing_order_fills_rows_that_the_given_order_leaves_half_empty() {
-        let lengths = [4, 4, 6, 6];
-        assert_eq!(first_fit(&lengths, 10, 9), [vec![0, 1], vec![2], vec![3]]);
-        assert_eq!(first_fit_decreasing(&lengths, 10), [vec![2, 0], vec![3, 1]]);
-        assert_eq!(sequential(&[4, 4, 6, 2, 20], 10), [vec![0, 1], vec![2, 3], vec![4]]);
+    fn concatenated_documents_leave_padding_in_the_last_row_only() {
+        let mut packer = Packer::new(Pack { strategy: PackStrategy::Concatenate, ..Pack::new(4) }, 0);
+        let mut rows = packer.push(7, &[1, 2, 3], &[1, 2, 3]).0;
+        rows.extend(packer.push(8, &[4, 5, 6, 7, 8, 9], &[4, 5, 6, 7, 8, 9]).0);
+        rows.extend(packer.finish());
+        let ids: Vec<&[i32]> = rows.iter().map(|row| row.ids.as_slice()).collect();
+        assert_eq!(ids, [[1, 2, 3, 4], [5, 6, 7, 8], [9, 0, 0, 0]]);
+        let found: Vec<_> = rows.iter().map(|row| (row.document_ids.clone(), row.document_offsets.clone())).collect();
+        assert_eq!(found, [(vec![7, 8], vec![0, 0]), (vec![8], vec![1]), (vec![8], vec![5])]);
+        assert_eq!(rows[1].position_ids, [0, 1, 2, 3]);
     }
 
     #[test]

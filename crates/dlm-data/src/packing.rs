@@ -1,9 +1,12 @@
 //! The pack step in a plan: documents in, rows of equal length out.
 
 use crate::{
+    account::Account,
+    checkpoint::{Checkpoint, Note, Notes, Packed, Resume, Resumed, SideState, key, number_of},
     error::{DataError, Result},
-    pack::{PackedRow, Packer},
-    plan::{Account, ROW, VALIDATION},
+    number::NUMBER,
+    pack::{Fragment, PackedRow, Packer, Piece},
+    plan::{ROW, VALIDATION},
     scan::RowMap,
     stage::Stage,
     step::Pack,
@@ -22,7 +25,11 @@ use datafusion::{
     physical_plan::stream::RecordBatchStreamAdapter,
 };
 use futures::{StreamExt, stream};
-use std::{fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// The columns of prepared data.
 pub(crate) const SEGMENT_IDS: &str = "segment_ids";
@@ -52,6 +59,11 @@ pub(crate) struct PackStage {
     pub(crate) vocab_size: usize,
     pub(crate) rows: Arc<RowMap>,
     pub(crate) account: Arc<Account>,
+    /// Where a killed preparation left off.
+    pub(crate) resume: Arc<Resume>,
+    /// Where packing stood when it gave out each of its batches.
+    pub(crate) notes: Notes,
+    pub(crate) packed: Arc<Mutex<Packed>>,
 }
 
 impl fmt::Debug for PackStage {
@@ -67,7 +79,20 @@ struct Packing {
     /// Training, validation.
     packers: [Packer; 2],
     memory: MemoryReservation,
+    /// The document that comes next would have this number and part, if it comes of the same row as the last.
+    next: (i64, i64),
+    packed: Packed,
+    /// The documents that a killed preparation had in hand, until all of them are here.
+    wanted: HashMap<i64, Document>,
+    is_restoring: bool,
     done: bool,
+}
+
+/// A document that is needed again.
+struct Document {
+    row: i64,
+    ids: Vec<i32>,
+    labels: Vec<i32>,
 }
 
 impl Stage for PackStage {
@@ -97,6 +122,10 @@ impl Stage for PackStage {
             packers: [packer(), packer()],
             input,
             memory: MemoryConsumer::new("packing").register(context.memory_pool()),
+            next: (0, 0),
+            packed: Packed::default(),
+            wanted: HashMap::new(),
+            is_restoring: self.resume.get().is_some(),
             done: false,
             stage: self,
         };
@@ -117,15 +146,21 @@ impl Packing {
                 Some(batch) => self.push(&batch?, &mut finished)?,
                 None => {
                     self.done = true;
+                    self.restore(&mut finished)?;
                     for (packer, finished) in self.packers.iter_mut().zip(&mut finished) {
                         finished.extend(packer.finish());
                     }
                 }
             }
+            // What is known of documents that are packed needs not be kept one by one.
+            self.stage.account.settle(number_of(self.next_key()));
+            *self.stage.packed.lock().unwrap_or_else(PoisonError::into_inner) = self.packed;
             // A token waits as an id and a label.
             let held: usize = self.packers.iter().map(Packer::held_tokens).sum();
-            self.memory.try_resize(held * 2 * size_of::<i32>())?;
+            let wanted: usize = self.wanted.values().map(|document| document.ids.len()).sum();
+            self.memory.try_resize((held + wanted) * 2 * size_of::<i32>())?;
             if finished.iter().any(|rows| !rows.is_empty()) {
+                self.leave_note(&finished);
                 return Ok(Some(to_batch(&finished, &self.stage.schema())));
             }
         }
@@ -134,6 +169,7 @@ impl Packing {
 
     fn push(&mut self, batch: &RecordBatch, finished: &mut [Vec<PackedRow>; 2]) -> Result<()> {
         let rows = batch[ROW].as_primitive::<Int64Type>();
+        let numbers = batch[NUMBER].as_primitive::<Int64Type>();
         let (ids, labels) = (batch[INPUT_IDS].as_list::<i32>(), batch[LABELS].as_list::<i32>());
         let validation = batch.column_by_name(VALIDATION).map(AsArray::as_boolean);
         for i in 0..batch.num_rows() {
@@ -144,13 +180,104 @@ impl Packing {
                 let message = format!("token id {id} is none of the tokenizer's {}", self.stage.vocab_size);
                 return Err(self.stage.rows.error(rows.value(i), message));
             }
+            let key = self
+                .key(numbers.value(i))
+                .ok_or_else(|| self.stage.rows.error(rows.value(i), "it was cut into more than a million documents"))?;
+            if self.is_restoring && self.keep_for_restoring(key, rows.value(i), ids, labels) {
+                continue;
+            }
+            self.restore(finished)?;
             let side = usize::from(validation.is_some_and(|validation| validation.value(i)));
-            let (packed, dropped) = self.packers[side].push(rows.value(i), ids, labels);
-            finished[side].extend(packed);
-            self.stage.account.packed(ids.len(), dropped);
+            let dropped = self.packers[side].push_keyed(rows.value(i), key, ids, labels, &mut finished[side]);
+            let tokens = ids.len() as u64;
+            self.packed.tokens += tokens;
+            self.packed.overlong_documents += u64::from(dropped);
+            self.packed.overlong_tokens += if dropped { tokens } else { 0 };
         }
         Ok(())
     }
+
+    /// The key of the document that comes next, whose row has this number.
+    fn key(&mut self, number: i64) -> Option<i64> {
+        let part = if self.next.0 == number { self.next.1 } else { 0 };
+        self.next = (number, part + 1);
+        key(number, part)
+    }
+
+    /// Documents with smaller keys have been packed.
+    fn next_key(&self) -> i64 {
+        let (number, part) = self.next;
+        match self.stage.resume.get() {
+            // What comes first are documents of before the kill.
+            Some(resumed) if number < resumed.next_number() => resumed.checkpoint.next_key,
+            _ => key(number, part).or_else(|| key(number + 1, 0)).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Takes a document that was packed before the kill; says no to the first that was not.
+    fn keep_for_restoring(&mut self, key: i64, row: i64, ids: &[i32], labels: &[i32]) -> bool {
+        let Some(resumed) = self.stage.resume.get().filter(|resumed| key < resumed.checkpoint.next_key) else {
+            return false;
+        };
+        if resumed.needs_key(key) {
+            self.wanted.insert(key, Document { row, ids: ids.to_vec(), labels: labels.to_vec() });
+        }
+        true
+    }
+
+    /// Puts things as they were before the kill, once everything that is needed for it is here.
+    fn restore(&mut self, finished: &mut [Vec<PackedRow>; 2]) -> Result<()> {
+        if !std::mem::take(&mut self.is_restoring) {
+            return Ok(());
+        }
+        let stage = Arc::clone(&self.stage);
+        let Some(resumed) = stage.resume.get() else { return Ok(()) };
+        self.packed = resumed.checkpoint.packed;
+        let sides = self.packers.iter_mut().zip(finished).zip(&resumed.checkpoint.sides);
+        for ((packer, finished), state) in sides {
+            let fragments = |pieces: &Vec<Piece>| {
+                pieces.iter().map(|piece| fragment(piece, &self.wanted, resumed)).collect::<Result<Vec<_>>>()
+            };
+            for row in &state.rows {
+                finished.push(packer.row(&fragments(row)?));
+            }
+            packer.hold(state.open.iter().map(fragments).collect::<Result<_>>()?, fragments(&state.waiting)?);
+        }
+        self.wanted = HashMap::new();
+        Ok(())
+    }
+
+    /// Says where packing stands as it gives out these rows.
+    fn leave_note(&self, finished: &[Vec<PackedRow>; 2]) {
+        let next_key = self.next_key();
+        let sides = self.packers.each_ref().map(|packer| {
+            let (open, waiting) = packer.held();
+            SideState { rows: Vec::new(), open, waiting }
+        });
+        let totals = self.stage.account.settle(number_of(next_key));
+        let checkpoint = Checkpoint { next_key, totals, packed: self.packed, sides };
+        let rows = finished.iter().flatten().map(|row| row.pieces.clone()).collect();
+        self.stage.notes.lock().unwrap_or_else(PoisonError::into_inner).push_back(Note { checkpoint, rows });
+    }
+}
+
+/// A piece with its tokens.
+fn fragment(piece: &Piece, documents: &HashMap<i64, Document>, resumed: &Resumed) -> Result<Fragment> {
+    let lost = || {
+        let (found, needed) = (documents.len(), resumed.needed());
+        DataError::Invalid(format!(
+            "the killed preparation cannot be continued: of {needed} documents that it was working on {found} came back"
+        ))
+    };
+    let document = documents.get(&piece.document).ok_or_else(lost)?;
+    let end = piece.offset.checked_add(piece.len).filter(|end| *end <= document.ids.len()).ok_or_else(lost)?;
+    Ok(Fragment {
+        document: document.row,
+        key: piece.document,
+        offset: i64::try_from(piece.offset).expect("a document fits in memory"),
+        ids: document.ids[piece.offset..end].to_vec(),
+        labels: document.labels[piece.offset..end].to_vec(),
+    })
 }
 
 /// Packed rows of both sides as a batch.

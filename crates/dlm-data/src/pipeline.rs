@@ -2,6 +2,7 @@
 
 use crate::{
     error::{DataError, Result, reading},
+    limits::Limits,
     overrides, spelling,
     step::{Chat, Dedup, Pack, Shuffle, Split, Step, Tokenize},
 };
@@ -51,6 +52,9 @@ pub struct Pipeline {
     /// Where the prepared rows go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Output>,
+    /// How much of the machine it may use.
+    #[serde(default, skip_serializing_if = "Limits::is_unset")]
+    pub resources: Limits,
     /// The folder that relative paths are relative to: the pipeline file's.
     #[serde(skip)]
     pub base: PathBuf,
@@ -75,7 +79,7 @@ pub struct Output {
     pub shard_tokens: usize,
 }
 
-fn default_shard_tokens() -> usize {
+pub(crate) fn default_shard_tokens() -> usize {
     1 << 23
 }
 

@@ -4,16 +4,19 @@
 //! order of rows is that of the sources and the same for any number of threads: those work inside the nodes.
 
 use crate::{
+    account::Account,
     chat::{CHAT, ChatStage},
+    checkpoint::{Notes, Packed, Resume},
     error::{DataError, Result},
     functions::{content_hash, is_validation, shuffle_key},
+    number::{NUMBER, NumberStage},
     packing::{PackStage, require},
     pipeline::Pipeline,
     scan::{RowMap, SourcesTable},
     source::{self, SourceFile},
     stage::{Stage, StageNode, StageQueryPlanner},
     step::{Chat, Dedup, Pack, Split, Step, Tokenize},
-    tokenize::{Encoder, INPUT_IDS, TokenizeStage, Tokens, signed},
+    tokenize::{Encoder, INPUT_IDS, TokenizeStage, signed},
 };
 use datafusion::{
     arrow::datatypes::SchemaRef,
@@ -31,10 +34,7 @@ use dlm_tokenizer::Tokenizer;
 use std::{
     num::NonZero,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
 /// The number of a row over all sources: the document's id.
@@ -53,46 +53,31 @@ const BATCH_BYTES: u64 = 1 << 20;
 pub struct Resources {
     /// Threads that tokenize and render.
     pub threads: usize,
-    /// Bytes that sorts and packing may hold; beyond them sorts spill to the system's folder for temporary files.
-    pub memory_limit: usize,
+    /// Bytes of memory; where unset what the pipeline says, or 1 GiB. Sorts and packing get a part of it, and sorts beyond that spill
+    /// to the system's folder for temporary files (`TMPDIR`).
+    pub memory_limit: Option<usize>,
 }
 
 impl Default for Resources {
-    /// All cores and 1 GiB.
+    /// All cores, and what the pipeline says of memory.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Self { threads, memory_limit: 1 << 30 }
+        Self { threads, memory_limit: None }
     }
 }
 
-/// What became of the tokens, counted while the plan runs.
-#[derive(Debug, Default)]
-pub(crate) struct Account {
-    pub(crate) documents: AtomicU64,
-    pub(crate) tokens: AtomicU64,
-    pub(crate) empty_documents: AtomicU64,
-    pub(crate) overlong_documents: AtomicU64,
-    pub(crate) overlong_tokens: AtomicU64,
-}
+/// The memory of a pipeline that says nothing about it.
+const MEMORY_LIMIT: usize = 1 << 30;
+/// What DataFusion counts and keeps within its pool is less than half of what a process needs: beside it stand the program, the
+/// tokenizer, batches on their way between steps, and the shard that is being written. So the pool is this part of the limit.
+const POOL_SHARE: (usize, usize) = (3, 8);
 
-impl Account {
-    pub(crate) fn tokenized(&self, documents: &[Tokens]) {
-        let tokens: usize = documents.iter().map(|document| document.ids.len()).sum();
-        add(&self.documents, documents.len());
-        add(&self.tokens, tokens);
-        add(&self.empty_documents, documents.iter().filter(|document| document.ids.is_empty()).count());
+impl Resources {
+    /// Bytes for sorts and packing.
+    fn pool(&self, pipeline: &Pipeline) -> usize {
+        let limit = self.memory_limit.or(pipeline.resources.memory_limit).unwrap_or(MEMORY_LIMIT);
+        limit / POOL_SHARE.1 * POOL_SHARE.0
     }
-
-    pub(crate) fn packed(&self, tokens: usize, dropped: bool) {
-        if dropped {
-            add(&self.overlong_documents, 1);
-            add(&self.overlong_tokens, tokens);
-        }
-    }
-}
-
-fn add(count: &AtomicU64, more: usize) {
-    count.fetch_add(more as u64, Ordering::Relaxed);
 }
 
 /// A pipeline ready to run.
@@ -103,6 +88,14 @@ pub(crate) struct Plan {
     pub(crate) account: Arc<Account>,
     pub(crate) tokenizer: Option<Arc<Tokenizer>>,
     pub(crate) pad_id: Option<i32>,
+    /// To be set before the plan runs.
+    pub(crate) resume: Arc<Resume>,
+    /// One for each batch that comes out.
+    pub(crate) notes: Notes,
+    /// What packing has done so far.
+    pub(crate) packed: Arc<Mutex<Packed>>,
+    /// Rows that were read so far.
+    pub(crate) rows_read: Arc<AtomicU64>,
 }
 
 /// How far a pipeline is lowered.
@@ -127,7 +120,13 @@ pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) ->
             if pipeline.tokenize_step().is_none() || pipeline.pack_step().is_none() {
                 return Err(DataError::pipeline("prepared data needs the steps `tokenize` and `pack`"));
             }
-            steps.try_for_each(|step| lowering.step(step))?;
+            let numbered = numbered_before(&pipeline.step);
+            for (i, step) in steps.enumerate() {
+                if i == numbered {
+                    lowering.number(step)?;
+                }
+                lowering.step(step)?;
+            }
         }
         Until::Text => {
             let before = |step: &&Step| !matches!(step, Step::Chat(_) | Step::Tokenize(_) | Step::Pack(_));
@@ -144,6 +143,10 @@ pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) ->
         account: lowering.account,
         tokenizer: lowering.tokenizer,
         pad_id: lowering.pad_id,
+        resume: lowering.resume,
+        notes: lowering.notes,
+        packed: lowering.packed,
+        rows_read: table.rows_read(),
     })
 }
 
@@ -174,11 +177,14 @@ struct Lowering<'a> {
     chat: Option<Chat>,
     split: Option<Split>,
     is_tokenized: bool,
+    resume: Arc<Resume>,
+    notes: Notes,
+    packed: Arc<Mutex<Packed>>,
 }
 
 impl<'a> Lowering<'a> {
     fn begin(pipeline: &'a Pipeline, resources: &'a Resources, table: &Arc<SourcesTable>) -> Result<Self> {
-        let context = session(resources, batch_rows(table.files()))?;
+        let context = session(resources.pool(pipeline), batch_rows(table.files()))?;
         let rows = Arc::new(table.row_map());
         let source = provider_as_source(Arc::clone(table) as Arc<dyn TableProvider>);
         let scan = LogicalPlanBuilder::scan("sources", source, None).and_then(LogicalPlanBuilder::build);
@@ -195,6 +201,9 @@ impl<'a> Lowering<'a> {
             chat: None,
             split: None,
             is_tokenized: false,
+            resume: Arc::default(),
+            notes: Arc::default(),
+            packed: Arc::default(),
         })
     }
 
@@ -246,7 +255,7 @@ impl<'a> Lowering<'a> {
     fn select(&mut self, expressions: &[String]) -> Result<()> {
         let parsed = expressions.iter().map(|expression| self.parse("select", expression));
         let mut columns = parsed.collect::<Result<Vec<_>>>()?;
-        let ours = [ROW, VALIDATION].into_iter().filter(|ours| self.schema().column_with_name(ours).is_some());
+        let ours = [ROW, NUMBER, VALIDATION].into_iter().filter(|ours| self.schema().column_with_name(ours).is_some());
         columns.splice(0..0, ours.map(name));
         self.change("select", |frame| frame.select(columns))
     }
@@ -312,6 +321,23 @@ impl<'a> Lowering<'a> {
         })
     }
 
+    /// Gives documents their numbers, before that step.
+    fn number(&mut self, next: &Step) -> Result<()> {
+        if let Step::Tokenize(tokenize) = next
+            && self.chat.is_none()
+        {
+            // Columns that nobody asks for behind this need not even be read from the files.
+            require("tokenize", &self.schema(), &tokenize.column)?;
+            let columns = vec![name(ROW), name(&tokenize.column)];
+            self.change("tokenize", |frame| frame.select(columns))?;
+        }
+        self.add(NumberStage { input: self.schema(), resume: Arc::clone(&self.resume) })
+    }
+
+    fn is_numbered(&self) -> bool {
+        self.schema().column_with_name(NUMBER).is_some()
+    }
+
     fn tokenize(&mut self, step: &Tokenize) -> Result<()> {
         let text = self.chat.is_none().then(|| step.column.clone());
         require("tokenize", &self.schema(), text.as_deref().unwrap_or(CHAT))?;
@@ -324,6 +350,7 @@ impl<'a> Lowering<'a> {
             encoder,
             rows: Arc::clone(&self.rows),
             account: Arc::clone(&self.account),
+            is_numbered: self.is_numbered(),
             threads: self.resources.threads,
         })?;
         self.mark_validation()
@@ -345,6 +372,9 @@ impl<'a> Lowering<'a> {
             vocab_size: tokenizer.len(),
             rows: Arc::clone(&self.rows),
             account: Arc::clone(&self.account),
+            resume: Arc::clone(&self.resume),
+            notes: Arc::clone(&self.notes),
+            packed: Arc::clone(&self.packed),
         })
     }
 
@@ -370,6 +400,14 @@ impl<'a> Lowering<'a> {
     }
 }
 
+/// The step before which documents are numbered: where the first costly step begins (`chat`, `tokenize`), or else behind the last
+/// step that has to see all rows again when a killed preparation goes on.
+fn numbered_before(steps: &[Step]) -> usize {
+    let costly = steps.iter().position(|step| matches!(step, Step::Chat(_) | Step::Tokenize(_)));
+    let blocking = steps.iter().rposition(|step| !step.is_row_wise());
+    costly.unwrap_or(0).max(blocking.map_or(0, |blocking| blocking + 1))
+}
+
 /// Rows in a batch, fewer where rows are long: sorts and threads hold whole batches.
 fn batch_rows(files: &[SourceFile]) -> usize {
     let longest = files.iter().map(|file| file.data_bytes / file.rows.max(1)).max().unwrap_or(0);
@@ -378,14 +416,14 @@ fn batch_rows(files: &[SourceFile]) -> usize {
 }
 
 /// A DataFusion session within these resources.
-fn session(resources: &Resources, batch_rows: usize) -> Result<SessionContext> {
+fn session(pool: usize, batch_rows: usize) -> Result<SessionContext> {
     let mut config = SessionConfig::new()
         .with_target_partitions(1)
         .with_batch_size(batch_rows)
-        .with_sort_spill_reservation_bytes((10 << 20).min(resources.memory_limit / 16));
+        .with_sort_spill_reservation_bytes((10 << 20).min(pool / 8));
     // Column names are what the files say: `Answer` is not `answer`.
     config.options_mut().sql_parser.enable_ident_normalization = false;
-    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(resources.memory_limit)));
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(pool)));
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime.build_arc().map_err(planning("the session"))?)

@@ -1,26 +1,30 @@
 //! Running a pipeline: shards first, the manifest last.
 
 use crate::{
+    checkpoint::number_of,
     error::{DataError, Result},
+    journal::{Journal, Origin},
+    limits::Limits,
     manifest::{InputFile, Manifest, Split, SplitInfo, TokenAccount, TokenizerInfo, tokenizer_folder},
     pipeline::{Output, Pipeline},
-    plan::{Plan, Resources, Until, VALIDATION, lower},
-    shard::ShardWriter,
+    plan::{Plan, Resources, Until, lower},
     source::{self, hex},
+    step::Step,
     tokenize::signed,
     workshop::Workshop,
-};
-use datafusion::arrow::{
-    array::{AsArray, RecordBatch},
-    compute::{filter_record_batch, not},
+    writer::{Writer, WriterThread},
 };
 use dlm_tokenizer::Tokenizer;
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use std::{
-    path::{Path, PathBuf},
-    sync::atomic::Ordering,
+    path::PathBuf,
+    sync::{PoisonError, atomic::Ordering},
+    time::Duration,
 };
+
+/// How often progress is reported.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// How a pipeline is run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,12 +52,18 @@ pub enum Existing {
 pub struct Progress {
     /// Rows in the sources.
     pub source_rows: u64,
+    /// Bytes in the sources.
+    pub source_bytes: u64,
+    /// Rows that were read.
+    pub rows_read: u64,
     /// Documents that were tokenized.
     pub documents: u64,
     /// Their tokens.
     pub tokens: u64,
     /// Packed rows that were written.
     pub packed_rows: u64,
+    /// Shards that a killed preparation had finished and that were not made again.
+    pub resumed_shards: usize,
 }
 
 /// What a preparation made.
@@ -65,13 +75,17 @@ pub struct PrepareReport {
     pub manifest: Manifest,
     /// Whether it had been there already, made by the same pipeline from the same input.
     pub already_prepared: bool,
+    /// Shards that a killed preparation had finished and that were not made again.
+    pub resumed_shards: usize,
 }
 
 impl Pipeline {
     /// Runs the pipeline and writes prepared data. Blocks until it is done.
     ///
     /// The same pipeline over the same input gives the same bytes, whatever the number of threads. What stood in the folder
-    /// stays until the new data is complete; killed at any moment, the next run does it over.
+    /// stays until the new data is complete. Killed at any moment, the next run goes on behind the shards that were finished,
+    /// and the bytes are those of an unbroken run. Rows are read again, and steps that have to see all of them (`dedup`,
+    /// `shuffle`) run again; what was finished is not tokenized, packed and written again.
     ///
     /// # Errors
     /// Everything that can be wrong with a pipeline, its input and its output folder; see [`DataError`].
@@ -101,25 +115,42 @@ pub async fn prepare(
     let plan = lower(pipeline, &options.resources, Until::Packed)?;
     let tokenizer = plan.tokenizer.clone().expect("a pipeline to packed rows has a tokenizer");
     let fingerprint = source::fingerprint(&plan.files)?;
-    let text = pipeline.to_toml()?;
-    let hash = pipeline_hash(pipeline, &tokenizer)?;
+    // What the machine may use decides nothing about the bytes.
+    let lasting = Pipeline { resources: Limits::default(), ..pipeline.clone() };
+    let (text, hash) = (lasting.to_toml()?, pipeline_hash(&lasting, &tokenizer)?);
 
     let found = Manifest::find(&folder)?;
+    let origin = Origin::new(&hash, &fingerprint);
     if options.existing == Existing::Refuse
-        && let Some(manifest) = &found
-        && manifest.pipeline_hash == hash
-        && manifest.input_fingerprint == fingerprint
+        && let Some(manifest) = found.as_ref().filter(|manifest| origin.is_of(manifest))
     {
         crate::PreparedData::open(&folder, Split::Train)?;
-        return Ok(PrepareReport { output: folder, manifest: manifest.clone(), already_prepared: true });
+        Workshop::sweep(&folder);
+        let manifest = manifest.clone();
+        return Ok(PrepareReport { output: folder, manifest, already_prepared: true, resumed_shards: 0 });
     }
     let workshop = Workshop::claim(&folder, found.is_some(), options.existing)?;
+    if let Some(manifest) = workshop.undelivered(&origin) {
+        workshop.deliver(&manifest)?;
+        let resumed_shards = manifest.shards().count();
+        return Ok(PrepareReport { output: folder, manifest, already_prepared: false, resumed_shards });
+    }
 
-    let (train, validation) = write_shards(&plan, pipeline, workshop.path(), progress).await?;
+    let journal = workshop.journal(&origin)?;
+    let resumed_shards = journal.as_ref().map_or(0, |journal| journal.train.len() + journal.validation.len());
+    let made = make(pipeline, &plan, &workshop, origin, journal, progress).await;
+    let (account, train, validation) = match made {
+        Ok(made) => made,
+        // Where there was no room for more, what is finished stays, and the next run goes on from there.
+        Err(error @ DataError::Write(_)) if workshop.has_journal() => return Err(error),
+        Err(error) => {
+            workshop.discard();
+            return Err(error);
+        }
+    };
     for (name, content) in tokenizer.files()? {
         dlm_files::write(&tokenizer_folder(workshop.path()).join(name), &content)?;
     }
-    let tokens_written = train.tokens + validation.as_ref().map_or(0, |side| side.tokens);
     let inputs = plan.files.iter();
     let manifest = Manifest {
         format_version: Manifest::VERSION,
@@ -131,12 +162,12 @@ pub async fn prepare(
             .collect(),
         tokenizer: tokenizer_info(&tokenizer, &plan),
         sequence_len: pipeline.pack_step().map_or(0, |pack| pack.sequence_len),
-        account: account(&plan, tokens_written),
+        account,
         train,
         validation,
     };
     workshop.deliver(&manifest)?;
-    Ok(PrepareReport { output: folder, manifest, already_prepared: false })
+    Ok(PrepareReport { output: folder, manifest, already_prepared: false, resumed_shards })
 }
 
 /// A runtime for the blocking calls.
@@ -167,43 +198,91 @@ fn pipeline_hash(pipeline: &Pipeline, tokenizer: &Tokenizer) -> Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
-/// Runs the plan and writes what comes out.
-async fn write_shards(
-    plan: &Plan,
+/// Runs the plan, writes what comes out, and accounts for it.
+async fn make(
     pipeline: &Pipeline,
-    folder: &Path,
+    plan: &Plan,
+    workshop: &Workshop,
+    origin: Origin,
+    journal: Option<Journal>,
     mut progress: impl FnMut(&Progress) + Send,
-) -> Result<(SplitInfo, Option<SplitInfo>)> {
-    let sequence_len = pipeline.pack_step().map_or(1, |pack| pack.sequence_len);
-    let shard_tokens = pipeline.output.as_ref().map_or(1 << 23, |output| output.shard_tokens);
-    let writer = |split| ShardWriter::new(folder, split, sequence_len, shard_tokens);
-    let (mut train, mut validation) = (writer(Split::Train), writer(Split::Validation));
-
-    let running = |error| DataError::from_datafusion(error, "the pipeline failed");
-    let mut batches = plan.frame.clone().execute_stream().await.map_err(running)?;
-    let mut packed_rows = 0;
-    while let Some(batch) = batches.next().await {
-        let batch = batch.map_err(running)?;
-        let is_validation = batch[VALIDATION].as_boolean();
-        train.write(&filtered(&batch, &not(is_validation).map_err(|error| running(error.into()))?)?)?;
-        validation.write(&filtered(&batch, is_validation)?)?;
-        packed_rows += batch.num_rows() as u64;
+) -> Result<(TokenAccount, SplitInfo, Option<SplitInfo>)> {
+    let resumed_shards = journal.as_ref().map_or(0, |journal| journal.train.len() + journal.validation.len());
+    if let Some(journal) = &journal {
+        let checkpoint = journal.checkpoint.clone();
+        plan.account.resume(checkpoint.totals.clone(), number_of(checkpoint.next_key));
+        plan.resume.from(checkpoint);
+    }
+    let writer = WriterThread::start(Writer::new(workshop.path(), pipeline, origin, journal));
+    let (source_bytes, packed_rows) = (plan.files.iter().map(|file| file.size_bytes).sum(), writer.rows());
+    let mut report = || {
+        let (documents, tokens) = plan.account.so_far();
         progress(&Progress {
             source_rows: plan.rows,
-            documents: plan.account.documents.load(Ordering::Relaxed),
-            tokens: plan.account.tokens.load(Ordering::Relaxed),
-            packed_rows,
+            source_bytes,
+            rows_read: plan.rows_read.load(Ordering::Relaxed),
+            documents,
+            tokens,
+            packed_rows: packed_rows.load(Ordering::Relaxed),
+            resumed_shards,
         });
-    }
-    let (train, validation) = (SplitInfo::of(train.finish()?), SplitInfo::of(validation.finish()?));
-    if packed_rows == 0 {
+    };
+    let (train, validation) = match run(plan, &writer, &mut report).await {
+        Ok(()) => writer.finish().await?,
+        Err(error) => {
+            let _ = writer.stop().await; // the first error is the one to report
+            return Err(error);
+        }
+    };
+    report();
+    if train.rows + validation.rows == 0 {
         return Err(DataError::Empty { rows: plan.rows });
     }
-    Ok((train, Some(validation).filter(|side| side.rows > 0)))
+    let account = account(pipeline, plan, train.tokens + validation.tokens)?;
+    Ok((account, train, Some(validation).filter(|side| side.rows > 0)))
 }
 
-fn filtered(batch: &RecordBatch, side: &datafusion::arrow::array::BooleanArray) -> Result<RecordBatch> {
-    filter_record_batch(batch, side).map_err(|error| DataError::from_datafusion(error.into(), "the pipeline failed"))
+/// Runs the plan and hands what comes out to the writer.
+async fn run(plan: &Plan, writer: &WriterThread, mut report: impl FnMut()) -> Result<()> {
+    let running = |error| DataError::from_datafusion(error, "the pipeline failed");
+    let mut batches = plan.frame.clone().execute_stream().await.map_err(running)?;
+    let mut clock = tokio::time::interval(REPORT_EVERY);
+    loop {
+        tokio::select! {
+            batch = batches.next() => {
+                let Some(batch) = batch.transpose().map_err(running)? else { return Ok(()) };
+                let note = plan.notes.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                let note = note.expect("packing leaves a note for every batch");
+                if !writer.send(batch, note).await {
+                    return Ok(()); // it has failed, and says why when it is asked to finish
+                }
+            }
+            _ = clock.tick() => report(),
+        }
+    }
+}
+
+/// The account of a plan that has run, checked.
+fn account(pipeline: &Pipeline, plan: &Plan, written: u64) -> Result<TokenAccount> {
+    let packed = *plan.packed.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut account = plan.account.close(plan.rows);
+    account.dropped_overlong_documents = packed.overlong_documents;
+    account.dropped_overlong_tokens = packed.overlong_tokens;
+
+    // What neither a step nor packing counted was removed by a condition.
+    let came = account.tokens_in() - account.dropped_tokens.values().map(|tokens| u128::from(*tokens)).sum::<u128>();
+    let missing = came.checked_sub(u128::from(packed.tokens)).and_then(|missing| u64::try_from(missing).ok());
+    let behind = pipeline.step.iter().skip_while(|step| !matches!(step, Step::Tokenize(_)));
+    let may_miss = behind.into_iter().any(|step| !step.keeps_documents());
+    match missing.filter(|missing| may_miss || *missing == 0) {
+        Some(missing) => account.dropped_filtered_tokens = missing,
+        None => {
+            let message = format!("{came} tokens were made, and {} came to be packed", packed.tokens);
+            return Err(DataError::Account { message });
+        }
+    }
+    account.check(written).map_err(|message| DataError::Account { message })?;
+    Ok(account)
 }
 
 fn tokenizer_info(tokenizer: &Tokenizer, plan: &Plan) -> TokenizerInfo {
@@ -214,19 +293,5 @@ fn tokenizer_info(tokenizer: &Tokenizer, plan: &Plan) -> TokenizerInfo {
         pad_token_id: plan.pad_id.expect("a pipeline to packed rows has a padding token"),
         eos_token_id: special.eos.as_ref().map(|token| signed(token.id)),
         bos_token_id: special.bos.as_ref().map(|token| signed(token.id)),
-    }
-}
-
-fn account(plan: &Plan, tokens_written: u64) -> TokenAccount {
-    let count = |number: &std::sync::atomic::AtomicU64| number.load(Ordering::Relaxed);
-    let (tokens, overlong) = (count(&plan.account.tokens), count(&plan.account.overlong_tokens));
-    TokenAccount {
-        rows: plan.rows,
-        documents: count(&plan.account.documents),
-        tokens,
-        dropped_empty_documents: count(&plan.account.empty_documents),
-        dropped_overlong_documents: count(&plan.account.overlong_documents),
-        dropped_overlong_tokens: overlong,
-        dropped_filtered_tokens: tokens - overlong - tokens_written,
     }
 }

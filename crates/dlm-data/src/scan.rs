@@ -32,7 +32,13 @@ use datafusion::{
     },
 };
 use futures::{StreamExt, stream};
-use std::{fmt, fs, sync::Arc};
+use std::{
+    fmt, fs,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 /// Where every row came from, for error messages.
 #[derive(Debug)]
@@ -59,6 +65,7 @@ impl RowMap {
 pub(crate) struct SourcesTable {
     files: Arc<Vec<SourceFile>>,
     schema: SchemaRef,
+    rows_read: Arc<AtomicU64>,
 }
 
 impl SourcesTable {
@@ -66,7 +73,7 @@ impl SourcesTable {
     pub(crate) fn new(files: Vec<SourceFile>, columns: &Schema) -> Self {
         let mut fields = vec![Arc::new(Field::new(ROW, DataType::Int64, false))];
         fields.extend(columns.fields().iter().cloned());
-        Self { files: Arc::new(files), schema: Arc::new(Schema::new(fields)) }
+        Self { files: Arc::new(files), schema: Arc::new(Schema::new(fields)), rows_read: Arc::default() }
     }
 
     /// Where the rows come from.
@@ -77,6 +84,11 @@ impl SourcesTable {
     /// The files.
     pub(crate) fn files(&self) -> &[SourceFile] {
         &self.files
+    }
+
+    /// Counts the rows that are read.
+    pub(crate) fn rows_read(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.rows_read)
     }
 
     /// Rows in all files.
@@ -112,7 +124,8 @@ impl TableProvider for SourcesTable {
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        Ok(Arc::new(SourcesExec { files: Arc::clone(&self.files), schema, properties: Arc::new(properties) }))
+        let (files, rows_read) = (Arc::clone(&self.files), Arc::clone(&self.rows_read));
+        Ok(Arc::new(SourcesExec { files, schema, rows_read, properties: Arc::new(properties) }))
     }
 }
 
@@ -121,6 +134,7 @@ impl TableProvider for SourcesTable {
 struct SourcesExec {
     files: Arc<Vec<SourceFile>>,
     schema: SchemaRef,
+    rows_read: Arc<AtomicU64>,
     properties: Arc<PlanProperties>,
 }
 
@@ -160,6 +174,7 @@ impl ExecutionPlan for SourcesExec {
 
     fn execute(&self, _partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let (files, schema) = (Arc::clone(&self.files), Arc::clone(&self.schema));
+        let rows_read = Arc::clone(&self.rows_read);
         // A task of its own reads ahead by two batches while the steps work.
         let mut receiver = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), 2);
         let sender = receiver.tx();
@@ -170,6 +185,7 @@ impl ExecutionPlan for SourcesExec {
                 while let Some(batch) = batches.next().await {
                     let batch = align(&batch.map_err(|error| in_file(file, error))?, &schema, next_row)?;
                     next_row += i64::try_from(batch.num_rows()).expect("rows fit in memory");
+                    rows_read.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
                     if sender.send(Ok(batch)).await.is_err() {
                         return Ok(()); // nobody listens any more
                     }

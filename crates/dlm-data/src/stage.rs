@@ -15,15 +15,16 @@ use datafusion::{
     physical_plan::{
         DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
         execution_plan::{Boundedness, EmissionType},
-        stream::RecordBatchStreamAdapter,
+        stream::RecordBatchReceiverStreamBuilder,
     },
     physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner},
 };
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use std::{
     cmp::Ordering,
     fmt,
     hash::{Hash, Hasher},
+    pin::pin,
     sync::Arc,
 };
 
@@ -47,27 +48,39 @@ pub(crate) trait Stage: fmt::Debug + Send + Sync {
 }
 
 /// Maps batches on several threads, and gives them out in the order they came in.
+///
+/// A task of its own keeps the threads busy while the steps behind are at work; as many batches as threads may wait for those.
 pub(crate) fn map_in_order(
     input: SendableRecordBatchStream,
     schema: SchemaRef,
     threads: usize,
     map: impl Fn(&RecordBatch) -> crate::Result<RecordBatch> + Clone + Send + Sync + 'static,
 ) -> SendableRecordBatchStream {
-    let mapped = input
-        .map(move |batch| {
-            let map = map.clone();
-            async move {
-                let batch = batch?;
-                let task = tokio::task::spawn_blocking(move || map(&batch));
-                match task.await {
-                    Ok(mapped) => mapped.map_err(DataFusionError::from),
-                    Err(failed) => Err(DataFusionError::ExecutionJoin(Box::new(failed))),
-                }
+    let threads = threads.max(1);
+    let mapped = input.map(move |batch| {
+        let map = map.clone();
+        async move {
+            let batch = batch?;
+            let task = tokio::task::spawn_blocking(move || map(&batch));
+            match task.await {
+                Ok(mapped) => mapped.map_err(DataFusionError::from),
+                Err(failed) => Err(DataFusionError::ExecutionJoin(Box::new(failed))),
             }
-        })
-        .buffered(threads.max(1))
-        .into_stream();
-    Box::pin(RecordBatchStreamAdapter::new(schema, mapped))
+        }
+    });
+    let mut receiver = RecordBatchReceiverStreamBuilder::new(schema, threads);
+    let sender = receiver.tx();
+    receiver.spawn(async move {
+        let mut mapped = pin!(mapped.buffered(threads));
+        while let Some(batch) = mapped.next().await {
+            let is_last = batch.is_err();
+            if sender.send(batch).await.is_err() || is_last {
+                break; // nobody listens any more, or there is nothing more to say
+            }
+        }
+        Ok(())
+    });
+    receiver.build()
 }
 
 /// A stage in a logical plan.

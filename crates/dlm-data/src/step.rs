@@ -42,6 +42,20 @@ impl Step {
             Self::Split(_) => "split",
         }
     }
+
+    /// Whether what it does with a row depends on that row alone, and the rows keep their order. Behind the last step for which
+    /// that is not so, a killed preparation goes on where it was; up to there it starts over.
+    pub(crate) fn is_row_wise(&self) -> bool {
+        matches!(
+            self,
+            Self::Filter(_) | Self::Select(_) | Self::Chat(_) | Self::Tokenize(_) | Self::Pack(_) | Self::Split(_)
+        )
+    }
+
+    /// Whether a step behind `tokenize` keeps every document, so that the account of tokens has to add up without it.
+    pub(crate) fn keeps_documents(&self) -> bool {
+        matches!(self, Self::Select(_) | Self::Tokenize(_) | Self::Pack(_) | Self::Shuffle(_) | Self::Split(_))
+    }
 }
 
 /// Exact deduplication. Of rows with equal content the first stays, and the order of the others does not change.
@@ -178,6 +192,8 @@ pub enum PackStrategy {
     FirstFit,
     /// In the given order, each into the current row or else a new one.
     Sequential,
+    /// In the given order, one behind the other, cut where a row ends: no padding but in the last row.
+    Concatenate,
     /// Every document, or piece of one, in a row of its own.
     Alone,
 }

@@ -1,11 +1,13 @@
 //! Text and conversations to token ids and labels.
 
 use crate::{
+    account::Account,
     answer::label_ends,
     batch::IGNORE_INDEX,
     chat::{CHAT, Conversation, Piece, from_array, strings},
     error::{DataError, Result},
-    plan::{Account, ROW},
+    number::NUMBER,
+    plan::ROW,
     scan::RowMap,
     stage::{Stage, map_in_order},
     step::{Chat, Tokenize},
@@ -194,6 +196,8 @@ pub(crate) struct TokenizeStage {
     pub(crate) encoder: Encoder,
     pub(crate) rows: Arc<RowMap>,
     pub(crate) account: Arc<Account>,
+    /// Whether documents have numbers, to be passed on.
+    pub(crate) is_numbered: bool,
     pub(crate) threads: usize,
 }
 
@@ -209,7 +213,9 @@ impl Stage for TokenizeStage {
 
     fn schema(&self) -> SchemaRef {
         let row = Field::new(ROW, DataType::Int64, false);
-        Arc::new(Schema::new(vec![row, list_of_int32(INPUT_IDS), list_of_int32(LABELS)]))
+        let number = self.is_numbered.then(|| Field::new(NUMBER, DataType::Int64, false));
+        let lists = [list_of_int32(INPUT_IDS), list_of_int32(LABELS)];
+        Arc::new(Schema::new([row].into_iter().chain(number).chain(lists).collect::<Vec<_>>()))
     }
 
     fn run(
@@ -242,12 +248,13 @@ impl TokenizeStage {
         let documents = (0..batch.num_rows())
             .map(|i| encode(i).map_err(|message| self.rows.error(rows.value(i), message)))
             .collect::<Result<Vec<_>>>()?;
-        self.account.tokenized(&documents);
-        let columns = vec![
-            Arc::clone(&batch[ROW]),
+        self.account.tokenized(batch, &documents);
+        let passed = [ROW, NUMBER].into_iter().filter_map(|name| batch.column_by_name(name).cloned());
+        let made = [
             int32_lists(documents.iter().map(|document| document.ids.as_slice())),
             int32_lists(documents.iter().map(|document| document.labels.as_slice())),
         ];
+        let columns = passed.chain(made).collect();
         Ok(RecordBatch::try_new(self.schema(), columns).expect("the columns are those of the schema"))
     }
 }

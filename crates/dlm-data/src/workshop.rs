@@ -2,6 +2,7 @@
 
 use crate::{
     error::{DataError, Result, reading},
+    journal::{JOURNAL, Journal, Origin, READY},
     manifest::{MANIFEST, Manifest, Split},
     prepare::Existing,
 };
@@ -13,11 +14,13 @@ use std::{
 };
 
 /// The folder inside the output folder in which everything is made. Where it stands, the output folder is ours.
-const ASIDE: &str = ".preparing";
+pub(crate) const ASIDE: &str = ".preparing";
 /// The file in it that the process at work holds locked.
 const LOCK: &str = "lock";
 
-/// An output folder that is being written to. Dropped before delivery, it leaves what was there before.
+/// An output folder that is being written to.
+///
+/// Dropped before delivery, as when the process is killed, it leaves what was there before, and aside what was finished.
 #[derive(Debug)]
 pub(crate) struct Workshop {
     folder: PathBuf,
@@ -44,10 +47,44 @@ impl Workshop {
             // A file system without locks is no reason to stop.
             Ok(()) | Err(TryLockError::Error(_)) => {}
         }
-        for name in contents() {
-            remove(&aside.join(name))?; // what a killed preparation left
-        }
         Ok(Self { folder: folder.to_owned(), aside, _lock: lock })
+    }
+
+    /// What a killed preparation of this origin had finished. Everything else that it left is removed.
+    pub(crate) fn journal(&self, origin: &Origin) -> Result<Option<Journal>> {
+        let journal = Journal::find(&self.aside, origin);
+        let entries = fs::read_dir(&self.aside).map_err(reading(&self.aside))?;
+        for entry in entries {
+            let entry = entry.map_err(reading(&self.aside))?;
+            let name = entry.file_name();
+            let is_side = [Split::Train, Split::Validation].iter().any(|split| name == split.folder());
+            let keep = name == LOCK || (journal.is_some() && (is_side || name == JOURNAL));
+            if !keep {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(journal)
+    }
+
+    /// Whether there is anything to go on from.
+    pub(crate) fn has_journal(&self) -> bool {
+        self.aside.join(JOURNAL).exists()
+    }
+
+    /// The manifest of a preparation of this origin that was killed when all was made and being put in place.
+    pub(crate) fn undelivered(&self, origin: &Origin) -> Option<Manifest> {
+        let text = fs::read(self.aside.join(READY)).ok()?;
+        let manifest: Manifest = serde_json::from_slice(&text).ok()?;
+        origin.is_of(&manifest).then_some(manifest)
+    }
+
+    /// Removes what a preparation left that was killed after everything was in place.
+    pub(crate) fn sweep(folder: &Path) {
+        if let Ok(lock) = File::open(folder.join(ASIDE).join(LOCK))
+            && lock.try_lock().is_ok()
+        {
+            let _ = fs::remove_dir_all(folder.join(ASIDE)); // it does no harm where it is
+        }
     }
 
     /// Where the new files are made.
@@ -55,28 +92,32 @@ impl Workshop {
         &self.aside
     }
 
-    /// Puts the new files in place of the old ones, the manifest last.
+    /// Puts the new files in place of the old ones, the manifest last. Killed in between, it can be done again.
     pub(crate) fn deliver(self, manifest: &Manifest) -> Result<()> {
+        dlm_files::write(&self.aside.join(READY), &manifest.to_json())?;
         // The old manifest goes first: what is half replaced must not look complete.
         let path = self.folder.join(MANIFEST);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path)(error).into()),
             _ => {}
         }
+        let wanted = |name: &str| name != Split::Validation.folder() || manifest.validation.is_some();
         for name in contents() {
             let (made, place) = (self.aside.join(name), self.folder.join(name));
-            remove(&place)?;
-            if made.exists() {
+            if made.exists() || !wanted(name) {
+                remove(&place)?;
+            }
+            if made.exists() && wanted(name) {
                 fs::rename(&made, &place).map_err(failed("write", &place))?;
             }
         }
         dlm_files::write(&path, &manifest.to_json())?;
-        Ok(()) // what was made aside is removed as this is dropped
+        self.discard();
+        Ok(())
     }
-}
 
-impl Drop for Workshop {
-    fn drop(&mut self) {
+    /// Removes what was made aside, and the folder if it holds nothing else.
+    pub(crate) fn discard(self) {
         // Nothing more can be done about a failure here, and the next preparation clears up.
         let _ = fs::remove_dir_all(&self.aside);
         let _ = fs::remove_dir(&self.folder); // only if it is empty
@@ -88,11 +129,12 @@ fn contents() -> [&'static str; 3] {
     [Split::Train.folder(), Split::Validation.folder(), "tokenizer"]
 }
 
-fn remove(folder: &Path) -> Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder).map_err(failed("remove", folder))?;
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error).into()),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn is_empty(folder: &Path) -> Result<bool> {

@@ -320,10 +320,10 @@ fn sorts_beyond_the_memory_limit_spill_and_give_the_same() {
     write_jsonl(&folder.path().join("rows.jsonl"), (0..12_000).map(long));
     let pipeline = Pipeline::new().relative_to(folder.path()).source("rows.jsonl").dedup(["text"]).shuffle(1);
     let texts = |memory_limit: usize| -> Vec<String> {
-        let resources = Resources { memory_limit, threads: 2 };
+        let resources = Resources { memory_limit: Some(memory_limit), threads: 2 };
         pipeline.texts(&resources).unwrap().map(Result::unwrap).collect()
     };
-    let small = texts(16 << 20); // the rows are 29 MB
+    let small = texts(48 << 20); // the rows are 29 MB, and sorts get less than half of the limit
     assert_eq!(small.len(), 12_000);
     assert!(small == texts(1 << 30));
 }
@@ -428,4 +428,48 @@ fn labels_are_ids_where_they_are_anything() {
     let tokenizer = Tokenizer::load(report.output.join("tokenizer")).unwrap();
     assert_eq!(tokenizer.hash(), report.manifest.tokenizer.hash);
     assert!(tokenizer.encode("row", Specials::AsText).is_ok());
+}
+
+#[test]
+fn the_memory_limit_of_a_pipeline_is_kept_and_changes_no_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), texts(500));
+    let whole = prepare(&text_pipeline(folder.path(), 64)).unwrap();
+    let limited =
+        |limit: &str| text_pipeline(folder.path(), 64).with_override("resources.memory_limit", limit).unwrap();
+    let elsewhere = || PrepareOptions { output: Some(folder.path().join("limited")), ..options(2) };
+    let report = limited("200MB").prepare(&elsewhere(), |_| ()).unwrap();
+    assert!(tree(&report.output) == tree(&whole.output));
+    fs::remove_dir_all(&report.output).unwrap();
+
+    let refused = limited("10kB").prepare(&elsewhere(), |_| ());
+    let Err(DataError::Memory { message }) = refused else { panic!("packing needs more: {refused:?}") };
+    assert!(message.contains("packing"), "{message}");
+    // What the caller says goes before what the pipeline says.
+    let roomy = PrepareOptions { resources: Resources { threads: 2, memory_limit: Some(1 << 28) }, ..elsewhere() };
+    limited("10kB").prepare(&roomy, |_| ()).unwrap();
+    for wrong in ["0", "\"many\""] {
+        let error = text_pipeline(folder.path(), 64).with_override("resources.memory_limit", wrong).unwrap_err();
+        assert!(matches!(error, DataError::Pipeline { .. }), "{error}");
+    }
+}
+
+#[test]
+fn every_packing_strategy_keeps_all_documents_and_concatenation_pads_the_last_row_only() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), texts(200));
+    let mut rows_needed = Vec::new();
+    for strategy in ["concatenate", "first_fit_decreasing", "first_fit", "sequential", "alone"] {
+        let pipeline = text_pipeline(folder.path(), 40).with_override("pack.strategy", strategy).unwrap();
+        let report = prepare(&pipeline.output(strategy)).unwrap();
+        let found = rows(&report.output, Split::Train);
+        let texts: Vec<String> = texts(200).map(|row| row["text"].as_str().unwrap().to_owned()).collect();
+        let documents = documents(&found);
+        assert_eq!(documents.values().map(|ids| decoded(ids)).collect::<Vec<_>>(), texts, "{strategy}");
+        let padded = found.iter().filter(|row| row.segment_ids.last() == Some(&0)).count();
+        assert!(if strategy == "concatenate" { padded <= 1 } else { padded > 1 }, "{strategy}: {padded}");
+        rows_needed.push(found.len());
+    }
+    assert!(rows_needed.is_sorted(), "{rows_needed:?}");
+    assert!(rows_needed[0] < rows_needed[4], "{rows_needed:?}");
 }

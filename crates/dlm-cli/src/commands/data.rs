@@ -2,10 +2,11 @@
 
 use crate::{
     args::{DataCommand, InspectArgs, PrepareArgs},
+    progress::PrepareProgress,
     report::Style,
 };
 use dlm_data::{Existing, Manifest, Pipeline, PrepareOptions, Resources, SideInspection, Split, inspect};
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use indicatif::HumanCount;
 use std::{
     io::{Write, stdout},
     path::{Component, Path, PathBuf},
@@ -20,6 +21,7 @@ pub(crate) fn run(command: DataCommand) -> anyhow::Result<()> {
             Ok(writeln!(stdout(), "{plan}")?)
         }
         DataCommand::Inspect(args) => show(&args),
+        DataCommand::Validate(args) => super::validate::run(&args),
     }
 }
 
@@ -41,21 +43,12 @@ fn prepare(args: PrepareArgs) -> anyhow::Result<()> {
     if let Some(threads) = args.threads {
         resources.threads = usize::try_from(threads)?;
     }
+    resources.memory_limit = args.memory_limit;
     let existing = if args.overwrite { Existing::Overwrite } else { Existing::Refuse };
     let options = PrepareOptions { output: args.output, resources, existing };
-    let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}")?);
-    let report = pipeline.prepare(&options, |progress| {
-        bar.set_message(format!(
-            "{} of {} rows, {} tokens, {} packed rows",
-            HumanCount(progress.documents),
-            HumanCount(progress.source_rows),
-            HumanCount(progress.tokens),
-            HumanCount(progress.packed_rows),
-        ));
-        bar.tick();
-    });
-    bar.finish_and_clear();
+    let mut progress = PrepareProgress::new()?;
+    let report = pipeline.prepare(&options, |state| progress.show(state));
+    progress.finish();
     let report = report?;
     let mut out = stdout().lock();
     if args.json {
@@ -101,15 +94,12 @@ fn write_counts(out: &mut impl Write, manifest: &Manifest) -> anyhow::Result<()>
             )?;
         }
     }
-    let dropped = [
-        ("empty documents", account.dropped_empty_documents),
-        ("overlong documents", account.dropped_overlong_documents),
-        ("tokens of documents that a later step removed", account.dropped_filtered_tokens),
-    ];
-    for (what, count) in dropped.into_iter().filter(|(_, count)| *count > 0) {
-        writeln!(out, "{:<12}{} {what}", "dropped", HumanCount(count))?;
+    let empty = ("empty documents", account.dropped_empty_documents);
+    let by_steps = account.dropped_rows.iter().map(|(reason, rows)| (reason.as_str(), *rows));
+    for (what, count) in by_steps.chain([empty]).filter(|(_, count)| *count > 0) {
+        writeln!(out, "{:<12}{} rows: {what}", "left out", HumanCount(count))?;
     }
-    Ok(())
+    Ok(super::account::write(out, manifest)?)
 }
 
 fn show(args: &InspectArgs) -> anyhow::Result<()> {
