@@ -1,9 +1,9 @@
 # The words that people and CI type. Every target first prepares libtorch where it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help libtorch demo test check bench
+.PHONY: help libtorch demo test check bench bench-data bench-data-memory interop-data
 
 help: libtorch ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 libtorch: ## Download libtorch once per user and link it into this clone
 	@python3 scripts/libtorch.py
@@ -17,5 +17,15 @@ test: libtorch ## Run every test, doc test and example, and print how many passe
 check: libtorch ## Check formatting, lints, docs, dependencies and spelling, with warnings denied
 	@scripts/check
 
-bench: libtorch ## Measure a training step and a denoising pass on this machine
+bench: libtorch bench-data ## Measure a training step, a denoising pass and data preparation on this machine
 	@cargo run --quiet --example bench_step
+
+# TOKENIZER names a tokenizer's folder, FILES the texts as JSON Lines; without them, see benches/data_prepare.py.
+bench-data: libtorch ## Measure data preparation beside the Python way (TOKENIZER=FOLDER FILES="A.jsonl B.jsonl")
+	@python3 benches/data_prepare.py $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) $(FILES)
+
+bench-data-memory: libtorch ## Measure the memory of data preparation for 200 MB and for 2 GB of text
+	@python3 benches/data_prepare.py --memory $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) $(FILES)
+
+interop-data: libtorch ## Compare token ids with those of Python's tokenizers (TOKENIZER=FOLDER FILES="A.jsonl B.jsonl")
+	@python3 tests/interop/ids.py $(TOKENIZER) $(FILES)
