@@ -17,6 +17,7 @@ pub struct CleanBatch {
     segment_ids: Option<Tensor>,
     position_ids: Option<Tensor>,
     dropped: Option<Tensor>,
+    dropout_keys: Option<Tensor>,
 }
 
 impl CleanBatch {
@@ -31,7 +32,7 @@ impl CleanBatch {
             let expected = "[batch, seq_len], at least one token".to_owned();
             return Err(DiffusionError::ShapeMismatch { name: "ids", found: ids.size(), expected });
         }
-        Ok(Self { ids, labels: None, segment_ids: None, position_ids: None, dropped: None })
+        Ok(Self { ids, labels: None, segment_ids: None, position_ids: None, dropped: None, dropout_keys: None })
     }
 
     /// Says which tokens are targets: those whose label is not [`IGNORE_INDEX`].
@@ -104,6 +105,16 @@ impl CleanBatch {
         }
     }
 
+    /// Gives each token the number that dropout in the network follows from, see
+    /// [`DenoiserInput::dropout_keys`](crate::DenoiserInput::dropout_keys); without, nothing is dropped.
+    ///
+    /// # Errors
+    /// As [`with_labels`](Self::with_labels).
+    pub fn with_dropout_keys(mut self, dropout_keys: Tensor) -> Result<Self> {
+        self.dropout_keys = Some(self.fitting("dropout_keys", dropout_keys)?);
+        Ok(self)
+    }
+
     /// The tokens.
     pub fn ids(&self) -> &Tensor {
         &self.ids
@@ -125,6 +136,12 @@ impl CleanBatch {
     #[must_use]
     pub fn position_ids(&self) -> Option<&Tensor> {
         self.position_ids.as_ref()
+    }
+
+    /// What dropout follows from, if something is dropped.
+    #[must_use]
+    pub fn dropout_keys(&self) -> Option<&Tensor> {
+        self.dropout_keys.as_ref()
     }
 
     /// `(batch, seq_len)`.
@@ -162,6 +179,7 @@ impl CleanBatch {
             segment_ids: copy(&self.segment_ids),
             position_ids: copy(&self.position_ids),
             dropped: copy(&self.dropped),
+            dropout_keys: copy(&self.dropout_keys),
         }
     }
 

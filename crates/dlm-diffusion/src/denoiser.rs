@@ -21,13 +21,15 @@ pub struct DenoiserInput<'a> {
     pub wanted: Option<&'a Tensor>,
     /// The timestep of each row, `[batch]`, for networks that are told it.
     pub t: Option<&'a Tensor>,
+    /// What dropout in the network follows from, a number for each token, `[batch, seq_len]` of `Int64`; `None` drops nothing.
+    pub dropout_keys: Option<&'a Tensor>,
 }
 
 impl<'a> DenoiserInput<'a> {
     /// Asks for the states of every token.
     #[must_use]
     pub fn new(ids: &'a Tensor, attention: &'a AttentionLayout) -> Self {
-        Self { ids, position_ids: None, attention, wanted: None, t: None }
+        Self { ids, position_ids: None, attention, wanted: None, t: None, dropout_keys: None }
     }
 
     /// Asks only for the states at `wanted`, see [`DenoiserInput::wanted`].
@@ -41,6 +43,13 @@ impl<'a> DenoiserInput<'a> {
     #[must_use]
     pub fn with_positions(mut self, position_ids: &'a Tensor) -> Self {
         self.position_ids = Some(position_ids);
+        self
+    }
+
+    /// Drops numbers inside the network, see [`DenoiserInput::dropout_keys`].
+    #[must_use]
+    pub fn with_dropout(mut self, dropout_keys: &'a Tensor) -> Self {
+        self.dropout_keys = Some(dropout_keys);
         self
     }
 

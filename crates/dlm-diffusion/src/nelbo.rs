@@ -162,6 +162,7 @@ fn score(
     input.position_ids = of_batch.position_ids.as_ref();
     let row_t = (batch.t().size()[1] == 1).then(|| batch.t().squeeze_dim(1));
     input.t = row_t.as_ref();
+    input.dropout_keys = batch.clean().dropout_keys();
     let hidden = denoiser.hidden_states(&input)?; // [n, hidden]
     let head = denoiser.head();
     head.weighted_loss(&hidden, targets, coefficients, token_loss).map_err(|error| {

@@ -14,6 +14,8 @@ pub(crate) struct Pass {
     pub(crate) mask: Mask,
     /// The mask of blocks with a window, where the rows are long enough to notice it.
     pub(crate) windowed: Option<Mask>,
+    /// What an adapter's dropout follows from, a number for each token, `[batch * seq_len]`; `None` drops nothing.
+    pub(crate) dropout_keys: Option<Tensor>,
 }
 
 /// Who attends to whom, in the form that libtorch's fused kernels take without converting it in every block.
@@ -118,12 +120,19 @@ impl Attention {
     }
 
     /// What each token gathers from those it attends to, `[batch * seq_len, hidden]` to the same;
-    /// or only for the tokens at `wanted`, `[n]`, to `[n, hidden]`.
-    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, wanted: Option<&Tensor>) -> Result<Tensor, TchError> {
+    /// or only for the tokens at `wanted`, `[n]`, to `[n, hidden]`. `wanted_keys` are the dropout keys of those.
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        pass: &Pass,
+        wanted: Option<&Tensor>,
+        wanted_keys: Option<&Tensor>,
+    ) -> Result<Tensor, TchError> {
         let split = |x: Tensor, heads| x.view([pass.batch, pass.seq_len, heads, self.head_dim]);
-        let mut query = split(self.query.forward(x)?, self.heads);
-        let mut key = split(self.key.forward(x)?, self.kv_heads);
-        let value = split(self.value.forward(x)?, self.kv_heads);
+        let keys = pass.dropout_keys.as_ref();
+        let mut query = split(self.query.forward(x, keys)?, self.heads);
+        let mut key = split(self.key.forward(x, keys)?, self.kv_heads);
+        let value = split(self.value.forward(x, keys)?, self.kv_heads);
         if let Some([query_norm, key_norm]) = &self.norms {
             (query, key) = (query_norm.forward(&query)?, key_norm.forward(&key)?);
         }
@@ -140,8 +149,8 @@ impl Attention {
             Tensor::f_scaled_dot_product_attention(&query, &key, &value, mask, 0.0, is_causal, None, is_grouped)?;
         let mixed = mixed.transpose(1, 2).reshape([pass.batch * pass.seq_len, self.heads * self.head_dim]);
         match wanted {
-            Some(wanted) => self.output.forward(&mixed.f_index_select(0, wanted)?),
-            None => self.output.forward(&mixed),
+            Some(wanted) => self.output.forward(&mixed.f_index_select(0, wanted)?, wanted_keys),
+            None => self.output.forward(&mixed, wanted_keys),
         }
     }
 }

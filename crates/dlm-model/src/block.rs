@@ -44,12 +44,16 @@ impl Block {
     ///
     /// The last block leaves out what nobody wants as soon as attention has mixed the tokens.
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, wanted: Option<&Tensor>) -> Result<Tensor, TchError> {
-        let mixed = self.attention.forward(&self.attention_norm.forward(x)?, pass, wanted)?;
+        let keys = match (&pass.dropout_keys, wanted) {
+            (Some(keys), Some(wanted)) => Some(keys.f_index_select(0, wanted)?),
+            (keys, _) => keys.as_ref().map(Tensor::shallow_clone),
+        };
+        let mixed = self.attention.forward(&self.attention_norm.forward(x)?, pass, wanted, keys.as_ref())?;
         let x = match wanted {
             Some(wanted) => x.f_index_select(0, wanted)? + mixed,
             None => x + mixed,
         };
-        let added = self.mlp.forward(&self.mlp_norm.forward(&x)?)?;
+        let added = self.mlp.forward(&self.mlp_norm.forward(&x)?, keys.as_ref())?;
         Ok(x + added)
     }
 }

@@ -53,6 +53,24 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Whether a folder holds weights of a whole model.
+    pub(crate) fn is_in(folder: &Path) -> bool {
+        [SINGLE, INDEX].iter().any(|name| folder.join(name).is_file())
+    }
+
+    /// Maps one file of a folder.
+    pub(crate) fn open_file(folder: &Path, name: &str) -> Result<Self> {
+        let mut checkpoint =
+            Self { folder: folder.to_owned(), files: Vec::new(), places: BTreeMap::new(), absent: Vec::new() };
+        checkpoint.add(folder.join(name))?;
+        Ok(checkpoint)
+    }
+
+    /// How many rows a tensor has.
+    pub(crate) fn rows(&self, name: &str) -> Option<i64> {
+        self.info(name).and_then(|(_, info)| shape_of(info).first().copied())
+    }
+
     /// Refuses a folder whose tensors are not exactly `parameters`.
     ///
     /// `tied` is a name that may stand beside them: the head's, in a model whose head is its embedding.

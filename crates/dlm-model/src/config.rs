@@ -155,6 +155,10 @@ impl ModelConfig {
         } else {
             object.insert("vocab_size".to_owned(), json!(self.vocab_size));
         }
+        let tying = if self.family.keys == KeyNames::Llada { "weight_tying" } else { "tie_word_embeddings" };
+        if object.get(tying).and_then(Value::as_bool).unwrap_or(false) != self.tie_word_embeddings {
+            object.insert(tying.to_owned(), json!(self.tie_word_embeddings));
+        }
         if let Some((name, _)) = KINDS.iter().find(|(_, kind)| Some(*kind) == self.stored_kind) {
             // Each generation of transformers has its own key; a file keeps the one it has.
             let key = if object.contains_key("dtype") { "dtype" } else { "torch_dtype" };

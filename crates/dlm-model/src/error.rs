@@ -147,6 +147,27 @@ pub enum ModelError {
         /// The embedding's tensor.
         embedding: String,
     },
+    /// A setting of an adapter is out of range, or names what the model does not have.
+    #[error("`{name}` of the adapter is {value}, but must be {accepted}")]
+    LoraSetting {
+        /// Which setting.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is accepted, in words.
+        accepted: String,
+    },
+    /// An adapter is to be added to a model that has one.
+    #[error("the model has an adapter already")]
+    HasAdapter,
+    /// The base model of an adapter was not found.
+    #[error("the base model of the adapter `{}` was not found: it names {found}", folder.display())]
+    NoBaseModel {
+        /// The adapter's folder.
+        folder: PathBuf,
+        /// What it names.
+        found: String,
+    },
     /// Weights hold numbers that are none.
     #[error("weights are not finite: {}", not_finite(names))]
     NotFinite {
@@ -221,6 +242,10 @@ impl ModelError {
             }
             Self::Tensors { .. } => "take config.json and all weight files from the same model".to_owned(),
             Self::UntiedHead { .. } => "set `tie_word_embeddings` to false to keep both".to_owned(),
+            Self::HasAdapter => "merge it first".to_owned(),
+            Self::NoBaseModel { .. } => {
+                "name the base model's folder and the adapter's apart from each other".to_owned()
+            }
             Self::NotFinite { .. } => {
                 "the training that made them diverged, or the file is damaged: take an earlier checkpoint".to_owned()
             }

@@ -59,7 +59,7 @@ impl Gguf {
         });
         let named = named.collect::<Result<Vec<_>>>()?;
         let companions = tokenizer::companions(&file, &config)?;
-        Ok(Self { model: Model::assemble(config, named), kind, companions })
+        Ok(Self { model: Model::assemble(config, named, None), kind, companions })
     }
 }
 

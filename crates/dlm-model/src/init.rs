@@ -38,6 +38,16 @@ pub(crate) fn from_scratch(
     named.collect()
 }
 
+/// Uniform numbers within `bound` of zero.
+pub(crate) fn uniform(seed: u64, stream: u64, shape: &[i64], bound: f64) -> Result<Tensor, TchError> {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    generator.set_stream(stream);
+    let len = shape.iter().product::<i64>() as usize;
+    let mut draw = || (generator.next_u64() >> 11) as f64 * f64::powi(2.0, -53);
+    let values: Vec<f32> = (0..len).map(|_| (bound * (2.0 * draw() - 1.0)) as f32).collect();
+    Tensor::f_from_slice(&values)?.f_view(shape)
+}
+
 /// Normal numbers by Box and Muller, two from each pair of uniforms of 53 bits; those beyond `cut` are drawn again.
 fn normal(seed: u64, stream: u64, shape: &[i64], std: f64, cut: f64) -> Result<Tensor, TchError> {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);

@@ -34,6 +34,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod adapter;
 mod attention;
 mod block;
 mod card;
@@ -53,6 +54,7 @@ mod save;
 mod state_dict;
 mod transformer;
 
+pub use adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraConfig, LoraTargets};
 pub use card::ModelCard;
 pub use config::{FAMILIES, Family, Initializer, ModelConfig, PRESETS, Preset};
 pub use diffusion_info::DiffusionInfo;

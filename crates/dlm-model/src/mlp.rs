@@ -53,9 +53,9 @@ impl Mlp {
         Self { gate: linear(gate), up: linear(up), down: linear(down), activation }
     }
 
-    /// `[n, hidden]` to `[n, hidden]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let gated = self.activation.apply(&self.gate.forward(x)?) * self.up.forward(x)?; // [n, intermediate]
-        self.down.forward(&gated)
+    /// `[n, hidden]` to `[n, hidden]`; `keys` as in [`Linear::forward`].
+    pub(crate) fn forward(&self, x: &Tensor, keys: Option<&Tensor>) -> Result<Tensor, TchError> {
+        let gated = self.activation.apply(&self.gate.forward(x, keys)?) * self.up.forward(x, keys)?; // [n, intermediate]
+        self.down.forward(&gated, keys)
     }
 }

@@ -1,6 +1,7 @@
 //! `Model`: a checkpoint in its role as a denoiser, and its way from and to folders.
 
 use crate::{
+    adapter::{ADAPTER_CONFIG, Adapter},
     checkpoint::Checkpoint,
     config::ModelConfig,
     diffusion_info::DiffusionInfo,
@@ -36,11 +37,12 @@ impl Default for LoadOptions {
 /// [`named_parameters`](Self::named_parameters) gives them, share their memory.
 #[derive(Debug)]
 pub struct Model {
-    config: ModelConfig,
-    parameters: Vec<(String, Tensor)>,
-    transformer: Transformer,
-    head: LinearHead,
-    packing_isolation: PackingIsolation,
+    pub(crate) config: ModelConfig,
+    pub(crate) parameters: Vec<(String, Tensor)>,
+    pub(crate) adapter: Option<Adapter>,
+    pub(crate) transformer: Transformer,
+    pub(crate) head: LinearHead,
+    pub(crate) packing_isolation: PackingIsolation,
 }
 
 impl Model {
@@ -52,11 +54,14 @@ impl Model {
     /// [`ModelError::UntiedHead`].
     pub fn load(folder: &Path, options: &LoadOptions) -> Result<Self> {
         check_kind(options.kind)?;
+        if folder.join(ADAPTER_CONFIG).is_file() && !Checkpoint::is_in(folder) {
+            return Self::load_adapted(folder, options);
+        }
         let config = ModelConfig::from_folder(folder)?;
         let checkpoint = open_checked(folder, &config)?;
         let read = |name: String| Ok((name.clone(), checkpoint.read(&name, options.kind, options.device)?));
         let named = parameters(&config).into_iter().map(|parameter| read(parameter.name)).collect::<Result<_>>()?;
-        Ok(Self::assemble(config, named))
+        Ok(Self::assemble(config, named, None))
     }
 
     /// A model from scratch: every number follows from `seed`.
@@ -68,20 +73,26 @@ impl Model {
     pub fn from_config(config: ModelConfig, seed: u64, options: &LoadOptions) -> Result<Self> {
         check_kind(options.kind)?;
         let named = init::from_scratch(&config, seed, options.kind, options.device)?;
-        Ok(Self::assemble(config, named))
+        Ok(Self::assemble(config, named, None))
     }
 
-    /// Makes the modules of parameters that fit `config`; they share them with the list.
-    pub(crate) fn assemble(config: ModelConfig, parameters: Vec<(String, Tensor)>) -> Self {
-        let tensors = Tensors::new(&parameters);
+    /// Makes the modules of parameters that fit `config`; they share them with the list, and an adapter's with the adapter.
+    pub(crate) fn assemble(config: ModelConfig, parameters: Vec<(String, Tensor)>, adapter: Option<Adapter>) -> Self {
+        let tensors = Tensors::new(&parameters, adapter.as_ref());
         let names = config.family.tensors;
-        let head = if config.tie_word_embeddings { names.embedding } else { names.head };
+        let head = if config.tie_word_embeddings {
+            // An embedding that is trained as a whole leaves the head behind, as in peft.
+            tensors.replacement(names.head).unwrap_or_else(|| tensors.base_weight(names.embedding))
+        } else {
+            tensors.weight(names.head)
+        };
         Self {
             transformer: Transformer::new(&config, &tensors),
-            head: LinearHead { weight: tensors.weight(head) },
+            head: LinearHead { weight: head },
             packing_isolation: PackingIsolation::default(),
             config,
             parameters,
+            adapter,
         }
     }
 
@@ -159,9 +170,10 @@ impl Model {
         self.head.weight.kind()
     }
 
-    /// Makes every parameter ask for gradients, or none.
+    /// Makes every [trainable parameter](Self::trainable_parameters) ask for gradients, or none.
     pub fn train(&mut self, trainable: bool) {
-        for (_, tensor) in &mut self.parameters {
+        let tensors = self.adapter.as_mut().map_or(&mut self.parameters, |adapter| &mut adapter.state);
+        for (_, tensor) in tensors {
             let _ = tensor.requires_grad_(trainable);
         }
     }
@@ -169,7 +181,7 @@ impl Model {
     /// Whether its parameters ask for gradients.
     #[must_use]
     pub fn is_trainable(&self) -> bool {
-        self.parameters.iter().any(|(_, tensor)| tensor.requires_grad())
+        self.trainable_parameters().iter().any(|(_, tensor)| tensor.requires_grad())
     }
 
     /// Gives the embedding, and a head of its own, rows up to `vocab_size`; they begin at the mean of those there are.
@@ -178,11 +190,14 @@ impl Model {
     /// optimiser takes them.
     ///
     /// # Errors
-    /// [`ModelError::Torch`] when memory runs out.
+    /// [`ModelError::Torch`] when memory runs out, [`ModelError::HasAdapter`].
     pub fn grow_vocabulary(&mut self, vocab_size: i64) -> Result<()> {
         let added = vocab_size - self.vocab_size();
         if added <= 0 {
             return Ok(());
+        }
+        if self.adapter.is_some() {
+            return Err(ModelError::HasAdapter);
         }
         let names = self.config.family.tensors;
         let grown = [names.embedding, names.head].map(|name| format!("{name}.weight"));
@@ -196,12 +211,14 @@ impl Model {
         let mut config = self.config.clone();
         config.vocab_size = vocab_size;
         let packing_isolation = self.packing_isolation;
-        *self = Self { packing_isolation, ..Self::assemble(config, named) };
+        *self = Self { packing_isolation, ..Self::assemble(config, named, None) };
         Ok(())
     }
 
     /// Writes a folder that transformers loads: safetensors, `companions` (file name and content, such as a tokenizer's),
     /// and last config.json with a `diffusion` object where there is one; each file whole or absent.
+    ///
+    /// With an adapter, only that is written, as peft has it, and config.json says the rest.
     ///
     /// `options` may be just the kind of numbers to store. Weights that stood in the folder before are replaced, in one file or
     /// several; while there are several, config.json is absent, so that nobody takes files of both for one model.
@@ -214,7 +231,10 @@ impl Model {
         if options.kind != Kind::Half {
             check_kind(options.kind)?;
         }
-        save::save(folder, &self.config, &self.parameters, options, companions)
+        match &self.adapter {
+            Some(adapter) => self.save_adapter(adapter, folder, options.kind, companions),
+            None => save::save(folder, &self.config, &self.parameters, options, companions),
+        }
     }
 
     /// Looks at every number of every parameter; takes as long as reading them from memory.
@@ -234,6 +254,9 @@ impl Model {
     /// # Errors
     /// Those of [`load`](Self::load) that concern weights; nothing is overwritten then.
     pub fn load_parameters(&mut self, folder: &Path) -> Result<()> {
+        if let Some(adapter) = &self.adapter {
+            return self.load_adapter_parameters(adapter, folder);
+        }
         let checkpoint = open_checked(folder, &self.config)?;
         let (kind, device) = (self.kind(), self.device());
         let read = |(name, _): &(String, Tensor)| checkpoint.read(name, kind, device);
@@ -256,6 +279,7 @@ impl Model {
             ("ids", Some(ids)),
             ("position_ids", input.position_ids),
             ("segment_ids", input.attention.segment_ids.as_ref()),
+            ("dropout_keys", input.dropout_keys),
         ];
         for (name, tensor) in alike.into_iter().filter_map(|(name, tensor)| Some((name, tensor?))) {
             if tensor.size() != [batch, seq_len] {
@@ -308,7 +332,8 @@ impl Denoiser for Model {
         } else {
             wanted
         };
-        Ok(self.transformer.forward(&ids, &positions, input.attention, wanted.as_ref())?)
+        let dropout_keys = input.dropout_keys.map(|keys| keys.flatten(0, 1));
+        Ok(self.transformer.forward(&ids, &positions, input.attention, wanted.as_ref(), dropout_keys)?)
     }
 
     fn head(&self) -> &dyn Head {

@@ -1,6 +1,9 @@
 //! Which tensors a model has: their names in its checkpoints, family by family, their shapes and how they begin.
 
-use crate::config::{Initializer, ModelConfig};
+use crate::{
+    adapter::{Adapter, LowRank},
+    config::{Initializer, ModelConfig},
+};
 use std::collections::HashMap;
 use tch::Tensor;
 
@@ -158,16 +161,30 @@ impl List {
 
 /// The tensors that modules are made of, by name; modules share them with the model's list of parameters.
 #[derive(Debug)]
-pub(crate) struct Tensors<'a>(HashMap<&'a str, &'a Tensor>);
+pub(crate) struct Tensors<'a> {
+    named: HashMap<&'a str, &'a Tensor>,
+    adapter: Option<&'a Adapter>,
+}
 
 impl<'a> Tensors<'a> {
-    pub(crate) fn new(named: &'a [(String, Tensor)]) -> Self {
-        Self(named.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect())
+    pub(crate) fn new(named: &'a [(String, Tensor)], adapter: Option<&'a Adapter>) -> Self {
+        Self { named: named.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect(), adapter }
     }
 
-    /// A weight that [`parameters`] names.
+    /// A weight that [`parameters`] names, or what an adapter puts in its place.
     pub(crate) fn weight(&self, name: &str) -> Tensor {
         self.find(name, "weight").expect("modules ask only for what `parameters` lists")
+    }
+
+    /// A weight that [`parameters`] names, whatever an adapter puts in its place.
+    pub(crate) fn base_weight(&self, name: &str) -> Tensor {
+        let tensor = self.named.get(format!("{name}.weight").as_str());
+        tensor.expect("modules ask only for what `parameters` lists").shallow_clone()
+    }
+
+    /// What an adapter puts in the place of a weight.
+    pub(crate) fn replacement(&self, name: &str) -> Option<Tensor> {
+        self.adapter.and_then(|adapter| adapter.replacement(&format!("{name}.weight")))
     }
 
     /// A bias, where the model has it.
@@ -175,7 +192,19 @@ impl<'a> Tensors<'a> {
         self.find(name, "bias")
     }
 
+    /// What an adapter puts beside a linear map.
+    pub(crate) fn low_rank(&self, name: &str) -> Option<LowRank> {
+        self.adapter.and_then(|adapter| adapter.low_rank(name))
+    }
+
+    /// The tokens whose embeddings an adapter trains, and those.
+    pub(crate) fn token_rows(&self, embedding: &str) -> Option<(Vec<i64>, Tensor)> {
+        self.adapter.and_then(|adapter| adapter.token_rows(embedding))
+    }
+
     fn find(&self, name: &str, part: &str) -> Option<Tensor> {
-        self.0.get(format!("{name}.{part}").as_str()).map(|tensor| tensor.shallow_clone())
+        let name = format!("{name}.{part}");
+        let replacement = self.adapter.and_then(|adapter| adapter.replacement(&name));
+        replacement.or_else(|| self.named.get(name.as_str()).map(|tensor| tensor.shallow_clone()))
     }
 }

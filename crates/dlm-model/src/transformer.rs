@@ -20,6 +20,8 @@ pub(crate) struct Transformer {
     blocks: Vec<Block>,
     norm: RmsNorm,
     rotary: Rotary,
+    /// Tokens whose embeddings an adapter trains, and those.
+    token_rows: Option<(Vec<i64>, Tensor)>,
     /// Keys that a causal query sees in the blocks that have a window.
     window: Option<i64>,
 }
@@ -29,6 +31,7 @@ impl Transformer {
         let names = config.family.tensors;
         let embedding = tensors.weight(names.embedding);
         Self {
+            token_rows: tensors.token_rows(names.embedding),
             window: config.sliding_windows.iter().copied().flatten().next(),
             padding_idx: config.pad_token_id.unwrap_or(-1),
             blocks: (0..config.num_hidden_layers).map(|block| Block::new(config, tensors, block)).collect(),
@@ -49,18 +52,42 @@ impl Transformer {
         position_ids: &Tensor,
         layout: &AttentionLayout,
         wanted: Option<&Tensor>,
+        dropout_keys: Option<Tensor>,
     ) -> Result<Tensor, TchError> {
         let (batch, seq_len) = ids.size2()?;
         let (kind, device) = (self.embedding.kind(), self.embedding.device());
         let rotation = self.rotary.rotation(position_ids, kind);
         let windowed = self.window.and_then(|window| Mask::windowed(layout, window, seq_len, kind, device));
-        let pass = Pass { batch, seq_len, rotation, mask: Mask::new(layout, seq_len, kind, device), windowed };
-        let mut x = Tensor::f_embedding(&self.embedding, &ids.flatten(0, 1), self.padding_idx, false, false)?;
+        let pass =
+            Pass { batch, seq_len, rotation, mask: Mask::new(layout, seq_len, kind, device), windowed, dropout_keys };
+        let mut x = self.embed(&ids.flatten(0, 1))?;
         for (i, block) in self.blocks.iter().enumerate() {
             let wanted = wanted.filter(|_| i + 1 == self.blocks.len());
             x = block.forward(&x, &pass, wanted)?;
         }
         self.norm.forward(&x)
+    }
+
+    /// The embeddings of tokens, `[n]` to `[n, hidden]`.
+    fn embed(&self, ids: &Tensor) -> Result<Tensor, TchError> {
+        let trained = self.token_rows.as_ref().filter(|(_, rows)| rows.requires_grad());
+        if trained.is_some() {
+            self.write_token_rows()?;
+        }
+        let mut x = Tensor::f_embedding(&self.embedding, ids, self.padding_idx, false, false)?;
+        // The rows are in the embedding already; this is the way that their gradients take.
+        for (i, id) in trained.iter().flat_map(|(tokens, _)| tokens.iter().enumerate()) {
+            let row = trained.expect("the loop is over it").1.get(i as i64);
+            x = row.f_where_self(&ids.eq(*id).unsqueeze(1), &x)?;
+        }
+        Ok(x)
+    }
+
+    /// Puts the rows that an adapter has trained into the embedding, and so into a head tied to it.
+    pub(crate) fn write_token_rows(&self) -> Result<(), TchError> {
+        let Some((tokens, rows)) = &self.token_rows else { return Ok(()) };
+        let at = Tensor::from_slice(tokens).to_device(self.embedding.device());
+        tch::no_grad(|| self.embedding.shallow_clone().f_index_copy_(0, &at, &rows.detach())).map(|_| ())
     }
 
     /// Rows of the embedding.
