@@ -85,13 +85,37 @@ pub enum DataError {
     },
 
     /// A line of a JSON file that cannot be read.
-    #[error("`{}` line {line}: {message}", path.display())]
+    #[error("`{}` line {line}: {message}{}", path.display(), unless_line(*row, *line))]
     Json {
         /// Which file.
         path: PathBuf,
         /// The line, counted from 1.
-        line: usize,
+        line: u64,
+        /// The row, counted from 1: blank lines are none.
+        row: u64,
         /// What is wrong with it.
+        message: String,
+    },
+
+    /// A file that is cut off, or a row of it that cannot be read.
+    #[error("`{}` row {row}: {message}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// The first row that cannot be read, counted from 1.
+        row: u64,
+        /// What is wrong with it.
+        message: String,
+    },
+
+    /// A file on another machine that cannot be brought here.
+    #[error("cannot fetch `{address}`: {message}")]
+    Remote {
+        /// Where it is, without secrets.
+        address: String,
+        /// What the server answered, if it did.
+        status: Option<u16>,
+        /// What happened.
         message: String,
     },
 
@@ -256,8 +280,24 @@ impl DataError {
             Self::NoFiles { .. } => "paths are relative to the pipeline file; `~` and variables are not expanded",
             Self::MixedFormats { .. } => "name one format, as in `data/*.parquet`, or give each its own source",
             Self::Json { .. } => {
-                "a `.jsonl` file has one JSON object a line; a `.json` file may hold one list of objects"
+                "a `.jsonl` file has one JSON object a line; a `.json` file may hold one list of objects; \
+                 `on_error = \"skip\"` leaves out what cannot be read"
             }
+            Self::Damaged { .. } => {
+                "correct or copy the file again, or leave out what cannot be read: `on_error = \"skip\"`"
+            }
+            Self::Remote { status: Some(401 | 403), .. } => {
+                "credentials come from the environment: `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, \
+                 `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME` and `AZURE_STORAGE_ACCOUNT_KEY`, `HF_TOKEN`; \
+                 a gated repository of the hub also asks for its terms to be accepted"
+            }
+            Self::Remote { status: Some(404), .. } => {
+                "check the address: bucket or repository, revision, path, and its case"
+            }
+            Self::Remote { status: None, .. } => {
+                "check the address and the connection; what was brought here whole stays"
+            }
+            Self::Remote { .. } => "try again later: what was brought here whole stays",
             Self::Parquet { .. } | Self::Shard { .. } => "the file was cut off or changed: make or copy it again",
             Self::ColumnTypes { .. } => {
                 "give the files different sources and bring the column to one type with `select`"
@@ -365,6 +405,11 @@ pub(crate) fn parquet(path: &std::path::Path) -> impl FnOnce(ParquetError) -> Da
 fn place(path: Option<&PathBuf>, line: Option<usize>) -> String {
     let path = path.map_or_else(|| "the pipeline".to_owned(), |path| format!("`{}`", path.display()));
     line.map_or_else(|| path.clone(), |line| format!("{path} line {line}"))
+}
+
+/// The row, where the line does not tell it.
+fn unless_line(row: u64, line: u64) -> String {
+    if row == line { String::new() } else { format!(" (row {row})") }
 }
 
 fn suggestion(nearest: Option<&str>) -> String {

@@ -51,7 +51,6 @@ mod first_fit;
 mod functions;
 mod inspect;
 mod journal;
-mod json_shape;
 mod leak;
 mod limits;
 mod manifest;
@@ -64,6 +63,7 @@ mod plan;
 mod prepare;
 mod prepared;
 mod reader;
+mod remote;
 mod row_check;
 mod scan;
 mod shard;
@@ -88,16 +88,20 @@ pub use error::{DataError, Result};
 pub use first_fit::{first_fit, first_fit_decreasing, sequential};
 pub use inspect::{DecodedRow, DecodedSegment, Inspection, LengthBucket, SideInspection, Span, inspect};
 pub use limits::{Limits, SizeError, parse_size};
-pub use manifest::{InputFile, MANIFEST, Manifest, ShardInfo, Split, SplitInfo, TokenAccount, TokenizerInfo};
+pub use manifest::{
+    InputFile, MANIFEST, Manifest, ShardInfo, SourceInfo, Split, SplitInfo, TokenAccount, TokenizerInfo,
+};
 pub use pack::{Fragment, PackedRow, Packer};
-pub use pipeline::{Output, Pipeline, Source};
+pub use pipeline::{Output, Pipeline};
 pub use plan::{Resources, explain};
 pub use prepare::{Existing, PrepareOptions, PrepareReport, Progress, prepare};
 pub use prepared::{Part, PreparedData};
 pub use reader::{Reader, ReaderConfig, Window};
+pub use remote::{Remote, Retry};
 pub use row_check::Fault;
 pub use shard::Row;
 pub use shuffle::Permutation;
+pub use source::{FileFormat, Mix, MixStop, OnError, QUARANTINE, Source, TextDocument};
 pub use step::{
     Alpaca, AlpacaStyle, Chat, Dedup, Messages, Overlong, Pack, PackStrategy, Shuffle, Split as SplitStep, Step,
     Tokenize,

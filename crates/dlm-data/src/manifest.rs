@@ -43,10 +43,13 @@ pub struct Manifest {
     pub pipeline: String,
     /// SHA-256 of that text, without the output.
     pub pipeline_hash: String,
-    /// SHA-256 over the names and contents of all input files.
+    /// SHA-256 over the names, sizes and checksums of all input files.
     pub input_fingerprint: String,
     /// Which files were read.
     pub inputs: Vec<InputFile>,
+    /// What each `[[source]]` gave, in the order of the pipeline.
+    #[serde(default)]
+    pub sources: Vec<SourceInfo>,
     /// What the ids mean.
     pub tokenizer: TokenizerInfo,
     /// Tokens in a row.
@@ -69,6 +72,22 @@ pub struct InputFile {
     pub rows: u64,
     /// Its size.
     pub size_bytes: u64,
+}
+
+/// What a source gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceInfo {
+    /// Its path as the pipeline says it.
+    pub path: String,
+    /// Its weight, where sources are mixed by weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+    /// Rows that it gave, those that could not be read included; more than it has where it was begun again.
+    pub rows: u64,
+    /// Their share of the rows of all sources, between 0 and 1.
+    pub share: f64,
+    /// Rows and files of it that could not be read and were left out; `quarantine.jsonl` lists them.
+    pub quarantined: u64,
 }
 
 /// The tokenizer, whose files lie in `tokenizer/` beside the manifest.

@@ -38,6 +38,9 @@ pub(crate) fn apply(pipeline: &Pipeline, key: &str, value: &str) -> Result<Pipel
         let container = &address[..address.len() - 1];
         addresses.iter().any(|known| known == address) || at(&mut tree, container).is_some_and(|value| value.is_table())
     });
+    if key == "on_error" {
+        found = vec![vec![key.to_owned()]]; // the only value that stands by itself
+    }
     let address = match found.as_slice() {
         [] => {
             return Err(DataError::UnknownOverride { key: key.to_owned(), candidates: leaves(&tree) });
@@ -62,7 +65,7 @@ pub(crate) fn apply(pipeline: &Pipeline, key: &str, value: &str) -> Result<Pipel
         }
         other => other,
     })?;
-    Ok(Pipeline { base: pipeline.base.clone(), ..changed })
+    Ok(Pipeline { base: pipeline.base.clone(), remote: pipeline.remote.clone(), ..changed })
 }
 
 /// What a value given as text means: TOML where it is TOML, else the text.
@@ -74,7 +77,7 @@ fn parse(value: &str) -> Value {
 /// The addresses of everything that holds values: `output`, `source.0`, `step.3.pack`, `step.0.filter`.
 fn containers(tree: &Value) -> Vec<Address> {
     let count = |name: &str| tree.get(name).and_then(Value::as_array).map_or(0, Vec::len);
-    let mut addresses: Vec<Address> = OPTIONAL.map(|name| vec![name.to_owned()]).to_vec();
+    let mut addresses: Vec<Address> = OPTIONAL.iter().chain(&["mix"]).map(|name| vec![(*name).to_owned()]).collect();
     addresses.extend((0..count("source")).map(|i| vec!["source".to_owned(), i.to_string()]));
     for i in 0..count("step") {
         let kinds = tree["step"][i].as_table().into_iter().flat_map(toml::Table::keys);

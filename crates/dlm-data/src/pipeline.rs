@@ -3,7 +3,10 @@
 use crate::{
     error::{DataError, Result, reading},
     limits::Limits,
-    overrides, spelling,
+    overrides,
+    remote::Remote,
+    source::{self, Mix, OnError, Source},
+    spelling,
     step::{Chat, Dedup, Pack, Shuffle, Split, Step, Tokenize},
 };
 use serde::{Deserialize, Serialize};
@@ -43,7 +46,13 @@ use std::{
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pipeline {
-    /// Where rows come from, one after the other.
+    /// What becomes of rows and files that cannot be read, where a source does not say.
+    #[serde(default)]
+    pub on_error: OnError,
+    /// How sources with weights are mixed.
+    #[serde(default)]
+    pub mix: Mix,
+    /// Where rows come from: one after the other, or drawn by weight.
     #[serde(default)]
     pub source: Vec<Source>,
     /// What happens to them, in order.
@@ -58,14 +67,9 @@ pub struct Pipeline {
     /// The folder that relative paths are relative to: the pipeline file's.
     #[serde(skip)]
     pub base: PathBuf,
-}
-
-/// Files with rows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Source {
-    /// A file, a folder, or a pattern with `*`, `?`, `[...]`, `**`.
-    pub path: String,
+    /// How sources and tokenizers on other machines are reached.
+    #[serde(skip)]
+    pub remote: Remote,
 }
 
 /// The folder of the prepared data.
@@ -130,11 +134,23 @@ impl Pipeline {
         overrides::apply(&self, key, value)
     }
 
-    /// Adds the files of a path or pattern.
+    /// Adds the files of a path or pattern, or a [`Source`] with options.
     #[must_use]
-    pub fn source(mut self, path: impl Into<String>) -> Self {
-        self.source.push(Source { path: path.into() });
+    pub fn source(mut self, source: impl Into<Source>) -> Self {
+        self.source.push(source.into());
         self
+    }
+
+    /// Says how sources with weights are mixed.
+    #[must_use]
+    pub fn mix(self, mix: Mix) -> Self {
+        Self { mix, ..self }
+    }
+
+    /// Says what becomes of rows and files that cannot be read, where a source does not say.
+    #[must_use]
+    pub fn on_error(self, on_error: OnError) -> Self {
+        Self { on_error, ..self }
     }
 
     /// Adds any step.
@@ -206,6 +222,15 @@ impl Pipeline {
         self
     }
 
+    /// The pipeline without what may be secret in addresses, to be written down.
+    pub(crate) fn without_secrets(&self) -> Self {
+        let mut shown = self.clone();
+        for source in &mut shown.source {
+            source.path = crate::remote::redacted(&source.path);
+        }
+        shown
+    }
+
     /// A path of the pipeline as the process sees it.
     pub(crate) fn resolve(&self, path: &Path) -> PathBuf {
         self.base.join(path)
@@ -232,6 +257,7 @@ impl Pipeline {
         if self.source.is_empty() {
             return Err(DataError::pipeline("there is no `[[source]]`"));
         }
+        source::check(&self.source)?;
         let position = |name: &str| self.step.iter().position(|step| step.name() == name);
         for name in ["chat", "tokenize", "pack", "split"] {
             if self.step.iter().filter(|step| step.name() == name).count() > 1 {

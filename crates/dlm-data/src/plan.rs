@@ -12,8 +12,9 @@ use crate::{
     number::{NUMBER, NumberStage},
     packing::{PackStage, require},
     pipeline::Pipeline,
+    remote,
     scan::{RowMap, SourcesTable},
-    source::{self, SourceFile},
+    source::{self, SourceFile, Sources},
     stage::{Stage, StageNode, StageQueryPlanner},
     step::{Chat, Dedup, Pack, Split, Step, Tokenize},
     tokenize::{Encoder, INPUT_IDS, TokenizeStage, signed},
@@ -84,6 +85,7 @@ impl Resources {
 pub(crate) struct Plan {
     pub(crate) frame: DataFrame,
     pub(crate) files: Vec<SourceFile>,
+    pub(crate) sources: Arc<Sources>,
     pub(crate) rows: u64,
     pub(crate) account: Arc<Account>,
     pub(crate) tokenizer: Option<Arc<Tokenizer>>,
@@ -110,10 +112,11 @@ pub(crate) enum Until {
 /// Lowers a pipeline to a plan.
 pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) -> Result<Plan> {
     pipeline.check()?;
-    let files = source::files(pipeline)?;
-    let schema = source::common_schema(&files)?;
-    let table = Arc::new(SourcesTable::new(files.clone(), &schema));
-    let mut lowering = Lowering::begin(pipeline, resources, &table)?;
+    // The expressions of a source's `columns` are those of steps.
+    let expressions = session(resources.pool(pipeline), 1)?;
+    let sources = Arc::new(source::open(pipeline, &expressions, resources.threads)?);
+    let rows_read = Arc::default();
+    let mut lowering = Lowering::begin(pipeline, resources, &sources, &rows_read)?;
     let mut steps = pipeline.step.iter();
     match until {
         Until::Packed => {
@@ -138,15 +141,16 @@ pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) ->
     }
     Ok(Plan {
         frame: lowering.frame,
-        files,
-        rows: table.rows(),
+        files: sources.files().cloned().collect(),
+        rows: sources.rows(),
+        sources,
         account: lowering.account,
         tokenizer: lowering.tokenizer,
         pad_id: lowering.pad_id,
         resume: lowering.resume,
         notes: lowering.notes,
         packed: lowering.packed,
-        rows_read: table.rows_read(),
+        rows_read,
     })
 }
 
@@ -183,10 +187,16 @@ struct Lowering<'a> {
 }
 
 impl<'a> Lowering<'a> {
-    fn begin(pipeline: &'a Pipeline, resources: &'a Resources, table: &Arc<SourcesTable>) -> Result<Self> {
-        let context = session(resources.pool(pipeline), batch_rows(table.files()))?;
+    fn begin(
+        pipeline: &'a Pipeline,
+        resources: &'a Resources,
+        sources: &Arc<Sources>,
+        rows_read: &Arc<AtomicU64>,
+    ) -> Result<Self> {
+        let context = session(resources.pool(pipeline), batch_rows(sources.files()))?;
+        let table = SourcesTable::new(Arc::clone(sources), Arc::clone(rows_read));
         let rows = Arc::new(table.row_map());
-        let source = provider_as_source(Arc::clone(table) as Arc<dyn TableProvider>);
+        let source = provider_as_source(Arc::new(table) as Arc<dyn TableProvider>);
         let scan = LogicalPlanBuilder::scan("sources", source, None).and_then(LogicalPlanBuilder::build);
         let frame = DataFrame::new(context.state(), scan.map_err(planning("the sources"))?);
         Ok(Self {
@@ -380,10 +390,16 @@ impl<'a> Lowering<'a> {
 
     /// The tokenizer of a tokenize step, loaded once.
     fn load(&mut self, step: &Tokenize) -> Result<(Arc<Tokenizer>, PathBuf)> {
-        let path = self.pipeline.resolve(&step.tokenizer);
+        let path = match step.tokenizer.to_str().filter(|path| remote::is_remote(path)) {
+            Some(address) => PathBuf::from(address),
+            None => self.pipeline.resolve(&step.tokenizer),
+        };
         let tokenizer = match &self.tokenizer {
             Some(tokenizer) => Arc::clone(tokenizer),
-            None => Arc::new(Tokenizer::load(&path)?),
+            None => match path.to_str().filter(|path| remote::is_remote(path)) {
+                Some(address) => Arc::new(Tokenizer::load(&remote::tokenizer(address, &self.pipeline.remote)?)?),
+                None => Arc::new(Tokenizer::load(&path)?),
+            },
         };
         self.tokenizer = Some(Arc::clone(&tokenizer));
         Ok((tokenizer, path))
@@ -409,8 +425,8 @@ fn numbered_before(steps: &[Step]) -> usize {
 }
 
 /// Rows in a batch, fewer where rows are long: sorts and threads hold whole batches.
-fn batch_rows(files: &[SourceFile]) -> usize {
-    let longest = files.iter().map(|file| file.data_bytes / file.rows.max(1)).max().unwrap_or(0);
+fn batch_rows<'a>(files: impl Iterator<Item = &'a SourceFile>) -> usize {
+    let longest = files.map(|file| file.data_bytes / file.rows.max(1)).max().unwrap_or(0);
     let rows = (BATCH_BYTES / longest.max(1)).clamp(1, BATCH_ROWS);
     usize::try_from(rows).expect("1024 fits")
 }

@@ -5,10 +5,10 @@ use crate::{
     error::{DataError, Result},
     journal::{Journal, Origin},
     limits::Limits,
-    manifest::{InputFile, Manifest, Split, SplitInfo, TokenAccount, TokenizerInfo, tokenizer_folder},
+    manifest::{InputFile, Manifest, SourceInfo, Split, SplitInfo, TokenAccount, TokenizerInfo, tokenizer_folder},
     pipeline::{Output, Pipeline},
     plan::{Plan, Resources, Until, lower},
-    source::{self, hex},
+    source::{self, QUARANTINE, Sources, hex},
     step::Step,
     tokenize::signed,
     workshop::Workshop,
@@ -116,7 +116,7 @@ pub async fn prepare(
     let tokenizer = plan.tokenizer.clone().expect("a pipeline to packed rows has a tokenizer");
     let fingerprint = source::fingerprint(&plan.files)?;
     // What the machine may use decides nothing about the bytes.
-    let lasting = Pipeline { resources: Limits::default(), ..pipeline.clone() };
+    let lasting = Pipeline { resources: Limits::default(), ..pipeline.without_secrets() };
     let (text, hash) = (lasting.to_toml()?, pipeline_hash(&lasting, &tokenizer)?);
 
     let found = Manifest::find(&folder)?;
@@ -151,6 +151,9 @@ pub async fn prepare(
     for (name, content) in tokenizer.files()? {
         dlm_files::write(&tokenizer_folder(workshop.path()).join(name), &content)?;
     }
+    if let Some(list) = plan.sources.quarantine.to_jsonl() {
+        dlm_files::write(&workshop.path().join(QUARANTINE), &list)?;
+    }
     let inputs = plan.files.iter();
     let manifest = Manifest {
         format_version: Manifest::VERSION,
@@ -160,6 +163,7 @@ pub async fn prepare(
         inputs: inputs
             .map(|file| InputFile { path: file.name.clone(), rows: file.rows, size_bytes: file.size_bytes })
             .collect(),
+        sources: source_info(&plan.sources),
         tokenizer: tokenizer_info(&tokenizer, &plan),
         sequence_len: pipeline.pack_step().map_or(0, |pack| pack.sequence_len),
         account,
@@ -188,7 +192,7 @@ fn output_folder(pipeline: &Pipeline, options: &PrepareOptions) -> Result<PathBu
 /// A number for everything that decides about the bytes: the pipeline without its output folder, and the tokenizer.
 fn pipeline_hash(pipeline: &Pipeline, tokenizer: &Tokenizer) -> Result<String> {
     let output = pipeline.output.clone().map(|output| Output { path: PathBuf::new(), ..output });
-    let text = Pipeline { output, ..pipeline.clone() }.to_toml()?;
+    let text = Pipeline { output, ..pipeline.without_secrets() }.to_toml()?;
     let mut hash = Sha256::new();
     hash.update(text);
     for (name, content) in tokenizer.files()? {
@@ -283,6 +287,20 @@ fn account(pipeline: &Pipeline, plan: &Plan, written: u64) -> Result<TokenAccoun
     }
     account.check(written).map_err(|message| DataError::Account { message })?;
     Ok(account)
+}
+
+/// What each source gave.
+fn source_info(sources: &Sources) -> Vec<SourceInfo> {
+    let all = sources.rows().max(1) as f64;
+    let each = sources.list.iter().zip(&sources.given).enumerate();
+    each.map(|(number, (source, given))| SourceInfo {
+        path: source.path.clone(),
+        weight: source.weight,
+        rows: *given,
+        share: *given as f64 / all,
+        quarantined: sources.quarantine.count(number),
+    })
+    .collect()
 }
 
 fn tokenizer_info(tokenizer: &Tokenizer, plan: &Plan) -> TokenizerInfo {

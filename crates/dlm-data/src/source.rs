@@ -1,208 +1,337 @@
-//! What a pipeline reads: paths and patterns to files, and what each file holds.
+//! What a pipeline reads: paths and patterns to files, what each file holds, and the columns and order of all rows together.
 
+mod bytes;
+mod csv;
+mod expand;
+mod format;
+mod json_list;
+mod json_shape;
+mod mix;
+mod options;
+mod quarantine;
+mod read;
+mod records;
+mod rows;
+mod schema;
+mod survey;
+
+pub(crate) use self::{
+    expand::{MATCHING, compile, is_meant, is_pattern},
+    rows::all as all_rows,
+};
+pub(crate) use self::{mix::Mixture, options::check, quarantine::Quarantine};
+pub use self::{
+    options::{FileFormat, Mix, MixStop, OnError, Source, TextDocument},
+    quarantine::QUARANTINE,
+};
+
+use self::{
+    expand::expand,
+    format::Compression,
+    quarantine::Entry,
+    survey::{Bad, Layout, Subject},
+};
 use crate::{
-    error::{DataError, Result, parquet, reading},
-    json_shape,
+    error::{DataError, Result, reading},
     pipeline::Pipeline,
+    remote,
 };
 use datafusion::{
-    arrow::datatypes::{DataType, Field, Schema, SchemaRef},
-    parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
+    arrow::datatypes::{Field, Schema, SchemaRef},
+    common::DFSchema,
+    physical_expr::PhysicalExpr,
+    prelude::SessionContext,
 };
+use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
-    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-/// How a file holds its rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// Apache Parquet.
-    Parquet,
-    /// One JSON object a line.
-    JsonLines,
-    /// One JSON list of objects.
-    JsonList,
-    /// The whole file is one document: columns `text` and `path`.
-    Text,
-}
-
-/// What the names of data files end in.
-const EXTENSIONS: [(&str, Format); 6] = [
-    ("parquet", Format::Parquet),
-    ("jsonl", Format::JsonLines),
-    ("ndjson", Format::JsonLines),
-    ("json", Format::JsonLines),
-    ("txt", Format::Text),
-    ("md", Format::Text),
-];
-
-impl Format {
-    fn of(path: &Path) -> Option<Self> {
-        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
-        EXTENSIONS.iter().find(|(known, _)| *known == extension).map(|(_, format)| *format)
-    }
-
-    /// The format's name for people.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Parquet => "Parquet",
-            Self::JsonLines | Self::JsonList => "JSON",
-            Self::Text => "text",
-        }
-    }
-}
-
 /// A file with rows, as looked at before the first row is read.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceFile {
-    /// Where it lies.
+    /// Where it lies on this machine.
     pub(crate) path: PathBuf,
-    /// Its path as the pipeline sees it, for the manifest and the `path` column.
+    /// Its path as the pipeline sees it, or its address, for the manifest and the `path` column.
     pub(crate) name: String,
-    pub(crate) format: Format,
+    is_remote: bool,
+    pub(crate) format: FileFormat,
+    compression: Compression,
+    layout: Layout,
     pub(crate) schema: SchemaRef,
+    /// Rows, those that cannot be read included.
     pub(crate) rows: u64,
     pub(crate) size_bytes: u64,
     /// About as much as its rows need in memory.
     pub(crate) data_bytes: u64,
+    /// SHA-256, where it came with the survey.
+    digest: Option<String>,
+    /// The rows to skip, in order.
+    bad: Arc<Vec<Bad>>,
 }
 
-/// The files of all sources, in order: sources as written, files of a source by name.
+impl SourceFile {
+    /// Its name in messages.
+    pub(crate) fn shown(&self) -> PathBuf {
+        if self.is_remote { PathBuf::from(&self.name) } else { self.path.clone() }
+    }
+}
+
+/// One `[[source]]`, looked at.
+#[derive(Debug)]
+pub(crate) struct OpenSource {
+    /// Its number in the pipeline.
+    number: usize,
+    /// Its path as written, without secrets.
+    pub(crate) path: String,
+    pub(crate) weight: Option<f64>,
+    on_error: OnError,
+    pub(crate) files: Vec<SourceFile>,
+    /// The columns of the files, in the types they are read with.
+    input: SchemaRef,
+    /// The columns made of those, where the source says how.
+    columns: Option<Vec<(String, Arc<dyn PhysicalExpr>)>>,
+    /// Rows that are read: all, or up to the limit.
+    pub(crate) rows: u64,
+}
+
+/// All sources of a pipeline.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub(crate) list: Vec<OpenSource>,
+    /// The draws, where sources have weights.
+    pub(crate) mixture: Option<Mixture>,
+    /// The columns of the rows.
+    pub(crate) schema: SchemaRef,
+    /// Rows that each source gives.
+    pub(crate) given: Vec<u64>,
+    pub(crate) quarantine: Arc<Quarantine>,
+}
+
+impl Sources {
+    /// The files: sources as written, files of a source by name.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &SourceFile> {
+        self.list.iter().flat_map(|source| &source.files)
+    }
+
+    /// Rows that the sources give together.
+    pub(crate) fn rows(&self) -> u64 {
+        self.given.iter().sum()
+    }
+}
+
+/// Looks at all files of all sources, on so many threads.
 ///
-/// JSON is read through once here. That finds every column, and names a malformed line before any work is done.
-pub(crate) fn files(pipeline: &Pipeline) -> Result<Vec<SourceFile>> {
-    let mut files = Vec::new();
-    for source in &pipeline.source {
-        for path in expand(&source.path, &pipeline.base)? {
-            files.push(inspect(path, &pipeline.base)?);
-        }
+/// Text formats are read through once here. That finds every column and names what is malformed before any work is done.
+pub(crate) fn open(pipeline: &Pipeline, context: &SessionContext, threads: usize) -> Result<Sources> {
+    let quarantine = Arc::new(Quarantine::default());
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
+    let pool = pool.map_err(|error| DataError::Invalid(format!("cannot start threads: {error}")))?;
+    let mut list = Vec::with_capacity(pipeline.source.len());
+    for (number, source) in pipeline.source.iter().enumerate() {
+        let found = pool.install(|| survey_all(pipeline, source, number, &quarantine))?;
+        list.push(open_one(source, number, pipeline, found, context)?);
     }
-    Ok(files)
+    // Columns of one name have one type, whichever source they come from.
+    let outputs = list.iter().map(|(source, output)| (output, PathBuf::from(&source.path)));
+    let schema = Arc::new(schema::settled(&schema::common_schema(outputs, false)?));
+    let mut list: Vec<OpenSource> = list.into_iter().map(|(source, _)| source).collect();
+    for source in list.iter_mut().filter(|source| source.columns.is_none()) {
+        let fields = source.input.fields().iter();
+        let fields = fields.map(|field| schema.field_with_name(field.name()).unwrap_or(field).clone());
+        source.input = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    }
+    let mixture = mixture(pipeline, &list)?;
+    let given = match &mixture {
+        Some(mixture) => mixture.counts(),
+        None => list.iter().map(|source| source.rows).collect(),
+    };
+    Ok(Sources { list, mixture, schema, given, quarantine })
 }
 
-/// The files that a path or pattern names.
-fn expand(pattern: &str, base: &Path) -> Result<Vec<PathBuf>> {
-    let path = base.join(pattern);
-    let none = || DataError::NoFiles { pattern: pattern.to_owned(), base: base.to_owned() };
-    let files = if path.is_dir() {
-        let mut found = Vec::new();
-        walk(&path, &mut found)?;
-        found
-    } else if path.exists() || !pattern.contains(['*', '?', '[']) {
-        fs::metadata(&path).map_err(reading(&path))?;
-        vec![path]
-    } else {
-        matching(pattern, base)?
-    };
-    if files.is_empty() {
-        return Err(none());
+fn mixture(pipeline: &Pipeline, list: &[OpenSource]) -> Result<Option<Mixture>> {
+    let weights: Vec<f64> = list.iter().filter_map(|source| source.weight).collect();
+    if weights.is_empty() {
+        return Ok(None);
     }
-    let unknown = files.iter().find(|path| Format::of(path).is_none());
-    if let Some(path) = unknown {
-        let known = EXTENSIONS.iter().map(|(extension, _)| format!(".{extension}")).collect();
-        return Err(DataError::UnknownFormat { path: path.clone(), known });
+    if let Some(empty) = list.iter().find(|source| source.rows == 0) {
+        return Err(DataError::Invalid(format!("the source `{}` has a weight and no row", empty.path)));
     }
-    let formats: BTreeSet<&str> = files.iter().filter_map(|path| Format::of(path)).map(Format::name).collect();
+    Ok(Some(Mixture::new(pipeline.mix, &weights, list.iter().map(|source| source.rows).collect())))
+}
+
+/// A file that a source names.
+struct Found {
+    path: PathBuf,
+    name: String,
+    is_remote: bool,
+}
+
+fn find(pipeline: &Pipeline, source: &Source) -> Result<Vec<Found>> {
+    let base = &pipeline.base;
+    if remote::is_remote(&source.path) {
+        let files = remote::fetch(&source.path, source.format, &pipeline.remote)?;
+        return Ok(files
+            .into_iter()
+            .map(|file| Found { path: file.path, name: file.address, is_remote: true })
+            .collect());
+    }
+    let name = |path: &Path| path.strip_prefix(base).unwrap_or(path).to_string_lossy().replace('\\', "/");
+    let files = expand(&source.path, base, source.format)?;
+    Ok(files.into_iter().map(|path| Found { name: name(&path), path, is_remote: false }).collect())
+}
+
+/// Looks at the files of a source.
+fn survey_all(pipeline: &Pipeline, source: &Source, number: usize, quarantine: &Quarantine) -> Result<Vec<SourceFile>> {
+    let found = find(pipeline, source)?;
+    let mut formats = BTreeSet::new();
+    let mut files = Vec::with_capacity(found.len());
+    for file in found {
+        // A remote file keeps its name under another one.
+        let named = PathBuf::from(if file.is_remote { remote::path_of(&file.name) } else { file.name.clone() });
+        let shown = PathBuf::from(&file.name);
+        let format = source.format.or_else(|| FileFormat::of(&named));
+        let format = format.ok_or_else(|| DataError::UnknownFormat { path: shown.clone(), known: format::known() })?;
+        let compression = Compression::of(&named);
+        if compression != Compression::None && !format.is_text() {
+            let message = format!("a {} file compresses its columns itself: unpack it first", format.name());
+            return Err(DataError::Damaged { path: shown, row: 1, message });
+        }
+        formats.insert(format.name());
+        files.push((file, format, compression));
+    }
     if formats.len() > 1 {
         let formats = formats.into_iter().map(str::to_owned).collect();
-        return Err(DataError::MixedFormats { pattern: pattern.to_owned(), formats });
+        return Err(DataError::MixedFormats { pattern: remote::redacted(&source.path), formats });
     }
-    Ok(files)
-}
-
-/// The data files in a folder and below, hidden ones left out, by name.
-fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(folder).map_err(reading(folder))?;
-    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>().map_err(reading(folder))?;
-    paths.sort();
-    for path in paths {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(['.', '_']) {
-            continue;
-        }
-        if path.is_dir() {
-            walk(&path, found)?;
-        } else if Format::of(&path).is_some() {
-            found.push(path);
-        }
+    if source.document.is_some() && !formats.contains(FileFormat::Text.name()) {
+        let path = remote::redacted(&source.path);
+        return Err(DataError::pipeline(format!("the source `{path}`: `document` is for text files")));
     }
-    Ok(())
-}
-
-fn matching(pattern: &str, base: &Path) -> Result<Vec<PathBuf>> {
-    // Only what the user wrote is a pattern; a bracket in the folder's own name is a bracket.
-    let base = base.to_str().ok_or_else(|| DataError::Invalid(format!("`{}` is no Unicode path", base.display())))?;
-    let whole = if Path::new(pattern).is_absolute() {
-        pattern.to_owned()
-    } else {
-        Path::new(&glob::Pattern::escape(base)).join(pattern).to_string_lossy().into_owned()
+    let document = source.document.clone().unwrap_or_default();
+    let on_error = source.on_error.unwrap_or(pipeline.on_error);
+    let look = |(file, format, compression): (Found, FileFormat, Compression)| {
+        survey_one(file, format, compression, &document, on_error, number, quarantine)
     };
-    let options =
-        glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
-    let invalid = |error: glob::PatternError| DataError::Invalid(format!("the pattern `{pattern}`: {error}"));
-    let mut files = Vec::new();
-    for found in glob::glob_with(&whole, options).map_err(invalid)? {
-        let path = found.map_err(|error| {
-            let path = error.path().to_owned();
-            DataError::Read { path, source: error.into() }
-        })?;
-        if path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
+    // Of several errors that of the first file is reported, whichever thread was faster.
+    files.into_par_iter().map(look).collect::<Vec<_>>().into_iter().collect()
 }
 
-/// Finds out what columns a file has and how many rows.
-fn inspect(path: PathBuf, base: &Path) -> Result<SourceFile> {
-    let size_bytes = fs::metadata(&path).map_err(reading(&path))?.len();
-    let name = path.strip_prefix(base).unwrap_or(&path).to_string_lossy().replace('\\', "/");
-    let mut format = Format::of(&path).expect("files of unknown format were refused");
-    let mut data_bytes = size_bytes;
-    let (schema, rows) = match format {
-        Format::Parquet => {
-            let file = File::open(&path).map_err(reading(&path))?;
-            let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default()).map_err(parquet(&path))?;
-            let rows = metadata.metadata().file_metadata().num_rows();
-            let groups = metadata.metadata().row_groups().iter();
-            data_bytes = groups.map(|group| u64::try_from(group.total_byte_size()).unwrap_or(0)).sum();
-            let schema = metadata.schema().as_ref().clone().with_metadata(Default::default());
-            (Arc::new(schema), u64::try_from(rows).unwrap_or(0))
+fn survey_one(
+    file: Found,
+    format: FileFormat,
+    compression: Compression,
+    document: &TextDocument,
+    on_error: OnError,
+    number: usize,
+    quarantine: &Quarantine,
+) -> Result<SourceFile> {
+    let Found { path, name, is_remote } = file;
+    let shown = if is_remote { PathBuf::from(&name) } else { path.clone() };
+    let size_bytes = std::fs::metadata(&path).map_err(reading(&shown))?.len();
+    let subject = Subject { path: &path, shown, format, compression, document, on_error };
+    let surveyed = match subject.survey() {
+        Err(error) if on_error == OnError::Skip => {
+            let (file, reason) = (name.clone(), error.to_string());
+            quarantine.add(Entry { source: number, file, row: None, rows: None, line: None, reason });
+            survey::Survey::nothing(format)
         }
-        Format::JsonLines | Format::JsonList => {
-            let (columns, is_list) = json_shape::infer(&path)?;
-            if is_list {
-                format = Format::JsonList;
-            }
-            columns
-        }
-        Format::Text => {
-            let column = |name| Field::new(name, DataType::Utf8, true);
-            (Arc::new(Schema::new(vec![column("text"), column("path")])), 1)
-        }
+        other => other?,
     };
-    Ok(SourceFile { path, name, format, schema, rows, size_bytes, data_bytes })
+    for bad in &surveyed.bad {
+        let (row, line, reason) = (Some(bad.row + 1), bad.line, bad.message.clone());
+        let rows = (bad.row < surveyed.rows).then_some(1);
+        quarantine.add(Entry { source: number, file: name.clone(), row, rows, line, reason });
+    }
+    Ok(SourceFile {
+        path,
+        name,
+        is_remote,
+        format,
+        compression,
+        layout: surveyed.layout,
+        schema: Arc::new(surveyed.schema),
+        rows: surveyed.rows,
+        size_bytes,
+        data_bytes: surveyed.data_bytes.unwrap_or(size_bytes),
+        digest: surveyed.digest,
+        bad: Arc::new(surveyed.bad),
+    })
+}
+
+/// A source and the columns that come out of it.
+fn open_one(
+    source: &Source,
+    number: usize,
+    pipeline: &Pipeline,
+    files: Vec<SourceFile>,
+    context: &SessionContext,
+) -> Result<(OpenSource, Schema)> {
+    // What the columns of a CSV file are is guessed from their values: where files differ, they are text.
+    let is_guessed = files.iter().any(|file| matches!(file.layout, Layout::Csv { .. }));
+    let all = schema::common_schema(files.iter().map(|file| (file.schema.as_ref(), file.shown())), is_guessed)?;
+    let in_files: u64 = files.iter().map(|file| file.rows).sum();
+    let (mut input, mut output, mut columns) = (all.clone(), all, None);
+    if !source.columns.is_empty() {
+        input = schema::settled(&input);
+        let mapped = map_columns(source, &input, context)?;
+        let fields = mapped.iter().map(|(name, expression)| {
+            Ok(Field::new(name, expression.data_type(&input).map_err(planning(source))?, true))
+        });
+        output = Schema::new(fields.collect::<Result<Vec<_>>>()?);
+        columns = Some(mapped);
+    }
+    let opened = OpenSource {
+        number,
+        path: remote::redacted(&source.path),
+        weight: source.weight,
+        on_error: source.on_error.unwrap_or(pipeline.on_error),
+        files,
+        input: Arc::new(input),
+        columns,
+        rows: source.limit.map_or(in_files, |limit| limit.min(in_files)),
+    };
+    Ok((opened, output))
+}
+
+/// The expressions of a source's `columns`.
+fn map_columns(
+    source: &Source,
+    input: &Schema,
+    context: &SessionContext,
+) -> Result<Vec<(String, Arc<dyn PhysicalExpr>)>> {
+    let known = DFSchema::try_from(input.clone()).map_err(planning(source))?;
+    let expression = |(name, text): (&String, &String)| {
+        // A column of that name is meant, whatever its name would say as SQL.
+        let expression = match input.field_with_name(text) {
+            Ok(_) => datafusion::logical_expr::Expr::Column(datafusion::common::Column::from_name(text)),
+            Err(_) => context.parse_sql_expr(text, &known).map_err(planning(source))?,
+        };
+        Ok((name.clone(), context.create_physical_expr(expression, &known).map_err(planning(source))?))
+    };
+    source.columns.iter().map(expression).collect()
+}
+
+fn planning(source: &Source) -> impl FnOnce(datafusion::error::DataFusionError) -> DataError + use<> {
+    let step = format!("`columns` of the source `{}`", remote::redacted(&source.path));
+    move |error| DataError::from_datafusion(error, &step)
 }
 
 /// A number for the content of all files: the same files give the same, wherever they lie.
+///
+/// Files whose checksum did not come with the survey are read here, several at a time.
 pub(crate) fn fingerprint(files: &[SourceFile]) -> Result<String> {
+    let digests = files.par_iter().map(|file| match &file.digest {
+        Some(digest) => Ok(digest.clone()),
+        None => survey::digest(&file.path).map_err(reading(&file.shown())),
+    });
+    let digests: Vec<String> = digests.collect::<Result<_>>()?;
     let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    for file in files {
-        hash.update(format!("{}\0{}\0", file.name, file.size_bytes));
-        let mut opened = File::open(&file.path).map_err(reading(&file.path))?;
-        loop {
-            match opened.read(&mut buffer).map_err(reading(&file.path))? {
-                0 => break,
-                read => hash.update(&buffer[..read]),
-            }
-        }
+    for (file, digest) in files.iter().zip(digests) {
+        hash.update(format!("{}\0{}\0{digest}\0", file.name, file.size_bytes));
     }
     Ok(hex(&hash.finalize()))
 }
@@ -210,88 +339,4 @@ pub(crate) fn fingerprint(files: &[SourceFile]) -> Result<String> {
 /// Bytes as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The columns of all files together: in order of appearance, one type each.
-pub(crate) fn common_schema(files: &[SourceFile]) -> Result<SchemaRef> {
-    let mut fields: Vec<(Field, &SourceFile)> = Vec::new();
-    for file in files {
-        for field in file.schema.fields() {
-            let data_type = plain(field.data_type());
-            match fields.iter_mut().find(|(known, _)| known.name() == field.name()) {
-                None => fields.push((Field::new(field.name(), data_type, true), file)),
-                Some((known, first)) => {
-                    let common = common_type(known.data_type(), &data_type).ok_or_else(|| DataError::ColumnTypes {
-                        column: field.name().clone(),
-                        path: file.path.clone(),
-                        found: data_type.to_string(),
-                        other: first.path.clone(),
-                        expected: known.data_type().to_string(),
-                    })?;
-                    *known = Field::new(field.name(), common, true);
-                }
-            }
-        }
-    }
-    let settled = fields.iter().map(|(field, _)| Field::new(field.name(), settled(field.data_type()), true));
-    Ok(Arc::new(Schema::new(settled.collect::<Vec<_>>())))
-}
-
-/// A type for what was null everywhere.
-fn settled(data_type: &DataType) -> DataType {
-    let field = |field: &Field| Field::new(field.name(), settled(field.data_type()), true);
-    match data_type {
-        DataType::Null => DataType::Utf8,
-        DataType::List(item) => DataType::List(Arc::new(field(item))),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|inner| field(inner)).collect()),
-        other => other.clone(),
-    }
-}
-
-/// One type for the several that Arrow has for text.
-fn plain(data_type: &DataType) -> DataType {
-    match data_type {
-        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
-        other => other.clone(),
-    }
-}
-
-fn common_type(a: &DataType, b: &DataType) -> Option<DataType> {
-    if a == b {
-        return Some(a.clone());
-    }
-    match (a, b) {
-        (DataType::Null, other) | (other, DataType::Null) => Some(other.clone()),
-        (a, b) if a.is_integer() && b.is_integer() => Some(DataType::Int64),
-        (a, b) if a.is_numeric() && b.is_numeric() => Some(DataType::Float64),
-        _ => json_shape::common(a, b),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn expanded(pattern: &str, base: &Path) -> Result<Vec<String>> {
-        let files = expand(pattern, base)?;
-        Ok(files.iter().map(|path| path.strip_prefix(base).unwrap().to_string_lossy().into_owned()).collect())
-    }
-
-    #[test]
-    fn folders_and_patterns_give_their_data_files_by_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let base = folder.path().join("a[1]");
-        fs::create_dir_all(base.join("sub")).unwrap();
-        for name in ["b.jsonl", "a.jsonl", "sub/c.json", ".hidden.jsonl", "notes.rst"] {
-            fs::write(base.join(name), "").unwrap();
-        }
-        assert_eq!(expanded("", &base).unwrap(), ["a.jsonl", "b.jsonl", "sub/c.json"]);
-        assert_eq!(expanded("*.jsonl", &base).unwrap(), ["a.jsonl", "b.jsonl"]);
-        assert_eq!(expanded("**/*.json", &base).unwrap(), ["sub/c.json"]);
-        assert!(matches!(expanded("*.csv", &base), Err(DataError::NoFiles { .. })));
-        assert!(matches!(expanded("absent.jsonl", &base), Err(DataError::Read { .. })));
-        assert!(matches!(expanded("notes.rst", &base), Err(DataError::UnknownFormat { .. })));
-        fs::write(base.join("README.md"), "").unwrap();
-        assert!(matches!(expanded("", &base), Err(DataError::MixedFormats { .. })));
-    }
 }

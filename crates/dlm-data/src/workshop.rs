@@ -5,6 +5,7 @@ use crate::{
     journal::{JOURNAL, Journal, Origin, READY},
     manifest::{MANIFEST, Manifest, Split},
     prepare::Existing,
+    source::QUARANTINE,
 };
 use dlm_files::FileError;
 use std::{
@@ -101,7 +102,10 @@ impl Workshop {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path)(error).into()),
             _ => {}
         }
-        let wanted = |name: &str| name != Split::Validation.folder() || manifest.validation.is_some();
+        let wanted = |name: &str| match name {
+            QUARANTINE => manifest.sources.iter().any(|source| source.quarantined > 0),
+            name => name != Split::Validation.folder() || manifest.validation.is_some(),
+        };
         for name in contents() {
             let (made, place) = (self.aside.join(name), self.folder.join(name));
             if made.exists() || !wanted(name) {
@@ -124,9 +128,9 @@ impl Workshop {
     }
 }
 
-/// The folders that a preparation makes.
-fn contents() -> [&'static str; 3] {
-    [Split::Train.folder(), Split::Validation.folder(), "tokenizer"]
+/// The folders and the file that a preparation makes.
+fn contents() -> [&'static str; 4] {
+    [Split::Train.folder(), Split::Validation.folder(), "tokenizer", QUARANTINE]
 }
 
 fn remove(path: &Path) -> Result<()> {

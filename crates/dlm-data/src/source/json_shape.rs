@@ -1,24 +1,17 @@
-//! The columns of a JSON file, found by reading all of it.
+//! The columns of a JSON file, found by looking at every row.
 //!
-//! A column that first appears in the last row counts, and a malformed line is named before any work is done.
+//! A column that first appears in the last row counts, and a malformed row is named before any work is done.
 
-use crate::error::{DataError, Result, reading};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use serde::{
     Deserializer,
     de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor},
 };
-use std::{
-    fmt,
-    fs::File,
-    io::{BufRead, BufReader},
-    path::Path,
-    sync::Arc,
-};
+use std::{fmt, sync::Arc};
 
 /// What has been seen of a value so far.
 #[derive(Debug, Clone, PartialEq)]
-enum Shape {
+pub(crate) enum Shape {
     Null,
     Bool,
     Int,
@@ -28,15 +21,68 @@ enum Shape {
     Object(Vec<(String, Shape)>),
 }
 
-/// The columns and the number of rows of a JSON file, and whether it is one list instead of an object a line.
-pub(crate) fn infer(path: &Path) -> Result<((SchemaRef, u64), bool)> {
-    let mut reader = BufReader::with_capacity(1 << 18, File::open(path).map_err(reading(path))?);
-    let is_list = begins_with_bracket(&mut reader).map_err(reading(path))?;
-    let mut shape = Shape::Object(Vec::new());
-    let rows = if is_list { observe_list(path, reader, &mut shape)? } else { observe_lines(path, reader, &mut shape)? };
-    let Shape::Object(columns) = shape else { unreachable!("an object stays an object") };
-    let fields: Vec<Field> = columns.iter().map(|(name, shape)| Field::new(name, data_type(shape), true)).collect();
-    Ok(((Arc::new(Schema::new(fields)), rows), is_list))
+/// The columns of the rows seen so far.
+#[derive(Debug, Clone)]
+pub(crate) struct Columns {
+    shape: Shape,
+    /// The shape before the row at hand, made anew only when a row changed it.
+    before: Shape,
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        let shape = Shape::Object(Vec::new());
+        Self { before: shape.clone(), shape }
+    }
+}
+
+impl Columns {
+    /// Looks at one more row. One that is malformed or does not fit changes nothing.
+    pub(crate) fn see(&mut self, row: &[u8]) -> serde_json::Result<()> {
+        let mut json = serde_json::Deserializer::from_slice(row);
+        let mut is_changed = false;
+        let seed = Observe { shape: &mut self.shape, column: "", is_changed: &mut is_changed };
+        let seen = seed.deserialize(&mut json).and_then(|()| json.end());
+        if is_changed {
+            match seen {
+                Ok(()) => self.before = self.shape.clone(),
+                Err(_) => self.shape = self.before.clone(),
+            }
+        }
+        seen
+    }
+
+    /// Adds what was seen of later rows; false when the two do not fit each other.
+    pub(crate) fn join(&mut self, later: Self) -> bool {
+        let Some(shape) = joined(self.shape.clone(), later.shape) else { return false };
+        *self = Self { before: shape.clone(), shape };
+        true
+    }
+
+    /// The columns as Arrow sees them.
+    pub(crate) fn schema(&self) -> Schema {
+        let Shape::Object(columns) = &self.shape else { unreachable!("a row is an object") };
+        Schema::new(columns.iter().map(|(name, shape)| Field::new(name, data_type(shape), true)).collect::<Vec<_>>())
+    }
+}
+
+fn joined(a: Shape, b: Shape) -> Option<Shape> {
+    Some(match (a, b) {
+        (Shape::Null, other) | (other, Shape::Null) => other,
+        (Shape::Int, Shape::Float) | (Shape::Float, Shape::Int) => Shape::Float,
+        (Shape::List(a), Shape::List(b)) => Shape::List(Box::new(joined(*a, *b)?)),
+        (Shape::Object(mut fields), Shape::Object(others)) => {
+            for (name, other) in others {
+                match fields.iter_mut().find(|(known, _)| *known == name) {
+                    None => fields.push((name, other)),
+                    Some((_, shape)) => *shape = joined(std::mem::replace(shape, Shape::Null), other)?,
+                }
+            }
+            Shape::Object(fields)
+        }
+        (a, b) if a == b => a,
+        _ => return None,
+    })
 }
 
 /// The type that holds values of both, where both came from JSON: fields are joined, empty lists fit every list.
@@ -63,41 +109,6 @@ pub(crate) fn common(a: &DataType, b: &DataType) -> Option<DataType> {
     }
 }
 
-fn begins_with_bracket(reader: &mut impl BufRead) -> std::io::Result<bool> {
-    let start = reader.fill_buf()?;
-    Ok(start.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'['))
-}
-
-fn observe_lines(path: &Path, mut reader: impl BufRead, shape: &mut Shape) -> Result<u64> {
-    let (mut line, mut number, mut rows) = (Vec::new(), 0, 0);
-    while reader.read_until(b'\n', &mut line).map_err(reading(path))? > 0 {
-        number += 1;
-        if !line.trim_ascii().is_empty() {
-            let mut json = serde_json::Deserializer::from_slice(&line);
-            let observed = Observe { shape, column: "" }.deserialize(&mut json).and_then(|()| json.end());
-            observed.map_err(|error| malformed(path, number, &error))?;
-            rows += 1;
-        }
-        line.clear();
-    }
-    Ok(rows)
-}
-
-fn observe_list(path: &Path, reader: impl BufRead, shape: &mut Shape) -> Result<u64> {
-    let mut json = serde_json::Deserializer::from_reader(reader);
-    let mut rows = Rows { shape, count: 0 };
-    let observed = (&mut json).deserialize_seq(&mut rows).and_then(|()| json.end());
-    observed.map_err(|error| malformed(path, error.line(), &error))?;
-    Ok(rows.count)
-}
-
-fn malformed(path: &Path, line: usize, error: &serde_json::Error) -> DataError {
-    // serde_json appends its own place, whose line is always 1 when a single line was parsed.
-    let text = error.to_string();
-    let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
-    DataError::Json { path: path.to_owned(), line, message: format!("{message} (column {})", error.column()) }
-}
-
 fn data_type(shape: &Shape) -> DataType {
     match shape {
         Shape::Null => DataType::Null,
@@ -112,43 +123,25 @@ fn data_type(shape: &Shape) -> DataType {
     }
 }
 
-/// The rows of a list.
-struct Rows<'a> {
-    shape: &'a mut Shape,
-    count: u64,
-}
-
-impl<'de> Visitor<'de> for &mut Rows<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a list of objects")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while items.next_element_seed(Observe { shape: self.shape, column: "" })?.is_some() {
-            self.count += 1;
-        }
-        Ok(())
-    }
-}
-
 /// Widens a shape by one more value; `column` is its name, empty for a row.
 struct Observe<'a> {
     shape: &'a mut Shape,
     column: &'a str,
+    is_changed: &'a mut bool,
 }
 
 impl Observe<'_> {
     fn scalar<E: Error>(self, found: Shape) -> Result<(), E> {
         let widened = match (&*self.shape, found) {
-            (Shape::Null, found) => found,
-            (Shape::Int, Shape::Float) | (Shape::Float, Shape::Int) => Shape::Float,
             (known, found) if *known == found => return Ok(()),
+            (Shape::Float, Shape::Int) => return Ok(()),
+            (Shape::Null, found) => found,
+            (Shape::Int, Shape::Float) => Shape::Float,
             (_, Shape::Null) if !self.column.is_empty() => return Ok(()),
             (_, found) => return Err(self.clash(&found)),
         };
         *self.shape = widened;
+        *self.is_changed = true;
         Ok(())
     }
 
@@ -214,17 +207,20 @@ impl<'de> Visitor<'de> for Observe<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         if *self.shape == Shape::Null {
             *self.shape = Shape::List(Box::new(Shape::Null));
+            *self.is_changed = true;
         }
         let Shape::List(item) = &mut *self.shape else {
             return Err(self.clash(&Shape::List(Box::new(Shape::Null))));
         };
-        while items.next_element_seed(Observe { shape: item, column: self.column })?.is_some() {}
+        let (column, is_changed) = (self.column, self.is_changed);
+        while items.next_element_seed(Observe { shape: item, column, is_changed: &mut *is_changed })?.is_some() {}
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
         if *self.shape == Shape::Null {
             *self.shape = Shape::Object(Vec::new());
+            *self.is_changed = true;
         }
         let Shape::Object(fields) = &mut *self.shape else {
             return Err(self.clash(&Shape::Object(Vec::new())));
@@ -232,9 +228,11 @@ impl<'de> Visitor<'de> for Observe<'_> {
         while let Some(key) = entries.next_key::<String>()? {
             let at = fields.iter().position(|(name, _)| *name == key).unwrap_or_else(|| {
                 fields.push((key.clone(), Shape::Null));
+                *self.is_changed = true;
                 fields.len() - 1
             });
-            entries.next_value_seed(Observe { shape: &mut fields[at].1, column: &key })?;
+            let is_changed = &mut *self.is_changed;
+            entries.next_value_seed(Observe { shape: &mut fields[at].1, column: &key, is_changed })?;
         }
         Ok(())
     }
@@ -243,43 +241,51 @@ impl<'de> Visitor<'de> for Observe<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
-    fn inferred(text: &str) -> Result<(SchemaRef, u64, bool)> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rows.json");
-        fs::write(&path, text).unwrap();
-        infer(&path).map(|((schema, rows), is_list)| (schema, rows, is_list))
+    fn seen(rows: &[&str]) -> serde_json::Result<Columns> {
+        let mut columns = Columns::default();
+        rows.iter().try_for_each(|row| columns.see(row.as_bytes()))?;
+        Ok(columns)
     }
 
     #[test]
     fn a_column_of_the_last_row_counts_and_numbers_widen() {
-        let (schema, rows, is_list) = inferred("{\"a\": 1}\n\n{\"a\": 2.5, \"b\": null}\n{\"b\": [\"x\"]}").unwrap();
-        assert_eq!((rows, is_list), (3, false));
+        let schema = seen(&["{\"a\": 1}", "{\"a\": 2.5, \"b\": null}", "{\"b\": [\"x\"]}"]).unwrap().schema();
         assert_eq!(schema.field_with_name("a").unwrap().data_type(), &DataType::Float64);
         assert!(matches!(schema.field_with_name("b").unwrap().data_type(), DataType::List(_)));
     }
 
     #[test]
-    fn one_list_of_objects_gives_the_same_columns_as_one_object_a_line() {
-        let (lines, ..) = inferred("{\"a\": {\"b\": true}}\n{\"a\": {\"c\": \"x\"}}\n").unwrap();
-        let (list, rows, is_list) = inferred(" [{\"a\": {\"b\": true}},\n {\"a\": {\"c\": \"x\"}}]\n").unwrap();
-        assert_eq!((rows, is_list), (2, true));
-        assert_eq!(lines, list);
+    fn what_is_wrong_with_a_row_is_said() {
+        let says = |rows: &[&str]| seen(rows).unwrap_err().to_string();
+        assert!(says(&["{\"a\": }"]).contains("expected value"));
+        assert!(says(&["{\"a\": 1}", "{\"a\": \"x\"}"]).contains("column `a` holds text here and a number"));
+        assert!(says(&["3"]).contains("found a number, expected an object"));
+        assert!(says(&["{\"a\": 1} {\"a\": 2}"]).contains("trailing characters"));
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_line() {
-        let says = |text: &str| inferred(text).unwrap_err().to_string();
-        assert!(
-            says("{\"a\": 1}\n{\"a\": }\n").contains("line 2: expected value"),
-            "{}",
-            says("{\"a\": 1}\n{\"a\": }\n")
-        );
-        assert!(says("{\"a\": 1}\n\n{\"a\": \"x\"}").contains("line 3: column `a` holds text here and a number"));
-        assert!(says("{\"a\": 1}\n3\n").contains("line 2: found a number, expected an object"));
-        assert!(says("[{\"a\": 1},\n{\"a\": tru}]").contains("line 2"));
-        assert!(says("{\"a\": \"\u{1}").contains("line 1"));
-        assert!(says("{\"a\": 1} {\"a\": 2}").contains("line 1: trailing characters"));
+    fn a_row_that_does_not_fit_leaves_no_trace() {
+        let mut columns = seen(&["{\"a\": 1}"]).unwrap();
+        let before = columns.schema();
+        assert!(columns.see(b"{\"b\": [1], \"a\": \"x\"}").is_err());
+        assert_eq!(columns.schema(), before);
+        columns.see(b"{\"b\": \"x\"}").unwrap();
+    }
+
+    #[test]
+    fn rows_seen_in_two_parts_give_what_they_give_together() {
+        let rows = [
+            "{\"a\": 1, \"m\": [{\"r\": \"x\"}]}",
+            "{\"b\": null}",
+            "{\"m\": [], \"a\": 0.5}",
+            "{\"m\": [{\"s\": true}], \"b\": 1}",
+        ];
+        for middle in 0..rows.len() {
+            let mut columns = seen(&rows[..middle]).unwrap();
+            assert!(columns.join(seen(&rows[middle..]).unwrap()));
+            assert_eq!(columns.schema(), seen(&rows).unwrap().schema());
+        }
+        assert!(!seen(&["{\"a\": 1}"]).unwrap().join(seen(&["{\"a\": []}"]).unwrap()));
     }
 }

@@ -1,0 +1,7 @@
+//! Where rows come from: files of every format, other machines, and the pipelines of the repository.
+
+mod formats;
+mod remote;
+mod repository;
+#[path = "../support/mod.rs"]
+mod support;
