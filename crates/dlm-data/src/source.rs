@@ -39,6 +39,8 @@ use crate::{
 use datafusion::{
     arrow::datatypes::{Field, Schema, SchemaRef},
     common::DFSchema,
+    logical_expr::simplify::SimplifyContext,
+    optimizer::simplify_expressions::ExprSimplifier,
     physical_expr::PhysicalExpr,
     prelude::SessionContext,
 };
@@ -310,7 +312,16 @@ fn map_columns(
             Ok(_) => datafusion::logical_expr::Expr::Column(datafusion::common::Column::from_name(text)),
             Err(_) => context.parse_sql_expr(text, &known).map_err(planning(source))?,
         };
-        Ok((name.clone(), context.create_physical_expr(expression, &known).map_err(planning(source))?))
+        // Some functions are there only to be rewritten into others.
+        let state = context.state();
+        let simplify = SimplifyContext::builder()
+            .with_schema(Arc::new(known.clone()))
+            .with_config_options(Arc::clone(state.config_options()))
+            .build();
+        let simplifier = ExprSimplifier::new(simplify);
+        let simple = simplifier.coerce(expression, &known).and_then(|expression| simplifier.simplify(expression));
+        let physical = simple.and_then(|expression| context.create_physical_expr(expression, &known));
+        Ok((name.clone(), physical.map_err(planning(source))?))
     };
     source.columns.iter().map(expression).collect()
 }

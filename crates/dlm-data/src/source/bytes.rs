@@ -46,7 +46,28 @@ fn content(file: impl Read + Send + 'static, compression: Compression) -> io::Re
 }
 
 fn buffered(decoder: impl Read + Send + 'static) -> Content {
-    Box::new(BufReader::with_capacity(BUFFER, decoder))
+    Box::new(BufReader::with_capacity(BUFFER, Lasting { decoder, failed: None }))
+}
+
+/// A decoder that has failed goes on failing: some would call it the end of the file when they are asked again.
+struct Lasting<R> {
+    decoder: R,
+    failed: Option<(io::ErrorKind, String)>,
+}
+
+impl<R: Read> Read for Lasting<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some((kind, message)) = &self.failed {
+            return Err(io::Error::new(*kind, message.clone()));
+        }
+        let read = self.decoder.read(buffer);
+        if let Err(error) = &read
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            self.failed = Some((error.kind(), error.to_string()));
+        }
+        read
+    }
 }
 
 struct Hashed {

@@ -9,8 +9,14 @@ pub(crate) fn next_element(content: &mut Content, into: &mut Vec<u8>, place: &mu
     let is_first = *place == Place::Start;
     if is_first {
         content.read_until(b'[', into)?;
-        *into.last_mut().expect("a list begins with a bracket") = b' ';
+        if let Some(bracket) = into[start..].last_mut() {
+            *bracket = b' ';
+        }
         *place = Place::Within;
+    }
+    if *place == Place::Behind {
+        nothing_follows(content)?;
+        return Ok(false);
     }
     let mut scan = Scan::default();
     loop {
@@ -30,12 +36,12 @@ pub(crate) fn next_element(content: &mut Content, into: &mut Vec<u8>, place: &mu
         if !is_last {
             return Ok(true);
         }
-        let is_empty = is_first && into[start..into.len() - 1].trim_ascii().is_empty();
-        if !is_empty {
-            *place = Place::End;
+        *place = Place::Behind;
+        if is_first && into[start..into.len() - 1].trim_ascii().is_empty() {
+            nothing_follows(content)?;
+            return Ok(false);
         }
-        nothing_follows(content)?;
-        return Ok(!is_empty);
+        return Ok(true);
     }
 }
 

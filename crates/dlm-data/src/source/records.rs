@@ -92,6 +92,8 @@ pub(crate) struct Records {
     row: u64,
     line: u64,
     place: Place,
+    /// What is to be said once the rows before it were handed out.
+    broken: Option<Broken>,
 }
 
 /// Where in a file the next record begins.
@@ -99,12 +101,14 @@ pub(crate) struct Records {
 pub(crate) enum Place {
     Start,
     Within,
+    /// Behind the last one, where nothing may follow.
+    Behind,
     End,
 }
 
 impl Records {
     pub(crate) fn new(content: Content, cut: Cut) -> Self {
-        Self { content, cut, row: 0, line: 1, place: Place::Start }
+        Self { content, cut, row: 0, line: 1, place: Place::Start, broken: None }
     }
 
     /// Gives the next row the number 0.
@@ -120,16 +124,16 @@ impl Records {
             match self.next_record(&mut chunk.bytes) {
                 Ok(true) => self.add(&mut chunk, start),
                 Ok(false) => self.place = Place::End,
-                // The rows before are good. A reader that failed fails again at the next call.
-                Err(_) if !chunk.records.is_empty() => {
-                    chunk.bytes.truncate(start);
-                    break;
-                }
                 Err(error) => {
+                    chunk.bytes.truncate(start);
                     self.place = Place::End;
-                    return Err(Broken { row: self.row, line: self.line, message: error.to_string() });
+                    self.broken = Some(Broken { row: self.row, line: self.line, message: error.to_string() });
                 }
             }
+        }
+        // The rows before are good.
+        if let Some(broken) = self.broken.take_if(|_| chunk.records.is_empty()) {
+            return Err(broken);
         }
         Ok(Some(chunk).filter(|chunk| !chunk.records.is_empty()))
     }

@@ -334,7 +334,9 @@ fn a_file_that_is_cut_off_is_named_with_the_row_and_its_good_rows_can_be_kept() 
             DataError::Parquet { .. } if has_footer => 0,
             other => panic!("{name}: {other}"),
         };
-        assert!(has_footer || (1 < row && row <= ROWS as u64), "{name}: {text}");
+        // Compression that works in large blocks leaves nothing of one that is cut.
+        let least = if name.ends_with("bz2") || name.ends_with("zst") { 1 } else { 2 };
+        assert!(has_footer || (least..=ROWS as u64).contains(&row), "{name}: {text}");
 
         write_jsonl(&folder.path().join("good.jsonl"), texts(2));
         let skipping = pipeline(folder.path(), Source::new(name.as_str()).on_error(OnError::Skip)).source("good.jsonl");

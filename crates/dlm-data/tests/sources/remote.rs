@@ -87,7 +87,7 @@ fn objects_patterns_and_folders_of_a_bucket_are_read() {
     assert_eq!(place.read("s3://bucket/data/a.jsonl").unwrap(), ["a"]);
     assert_eq!(place.read("s3://bucket/data/*.jsonl").unwrap(), ["a", "b"]);
     assert_eq!(place.read("s3://bucket/**/[bc].jsonl").unwrap(), ["b", "c"]);
-    assert_eq!(place.read("s3://bucket/data").unwrap(), ["a", "b", "c"]);
+    assert_eq!(place.read("s3://bucket/data/").unwrap(), ["a", "b", "c"]);
     // A new object under the same key is brought anew; the tag tells.
     fs::write(root.path().join("bucket/data/a.jsonl"), jsonl("changed, and longer")).unwrap();
     assert_eq!(place.read("s3://bucket/data/a.jsonl").unwrap(), ["changed, and longer"]);
