@@ -61,6 +61,38 @@ fn prepared_corpus() -> Scratch {
 }
 
 #[test]
+fn data_and_tokenizer_come_from_a_hub_and_the_token_goes_nowhere_else() {
+    let token = "hf_a-token-that-nobody-may-see";
+    let hub = dlm_servers::Hub::start();
+    hub.require_token(token);
+    hub.put("datasets/owner/corpus/train.jsonl", corpus());
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        hub.put(&format!("owner/model/{name}"), std::fs::read(model("llama").join(name)).unwrap());
+    }
+    let scratch = Scratch::new(DLM);
+    let pipeline = PIPELINE.replace("corpus.jsonl", "hf://datasets/owner/corpus/*.jsonl");
+    scratch.write("pipeline.toml", pipeline.replace("\"tokenizer\"", "\"hf://owner/model\""));
+    let prepare = |token: &str| {
+        let mut command = scratch.command(&["data", "prepare", "pipeline.toml"]);
+        command.env("HF_ENDPOINT", hub.address()).env("HF_HOME", scratch.path("hf")).env("HF_TOKEN", token);
+        let output = command.env("DLM_LOG", "trace").output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(!printed.contains(token), "{printed}");
+        (output.status.code(), printed)
+    };
+    let (code, printed) = prepare("hf_another-token");
+    assert_eq!(code, Some(1), "{printed}");
+    let is_clear = printed.contains("hf://datasets/owner/corpus/*.jsonl")
+        && printed.contains("401")
+        && printed.contains("HF_TOKEN");
+    assert!(is_clear, "{printed}");
+    let (code, printed) = prepare(token);
+    assert_eq!(code, Some(0), "{printed}");
+    let manifest = scratch.read("data/manifest.json");
+    assert!(manifest.contains("hf://datasets/owner/corpus/train.jsonl") && !manifest.contains(token), "{manifest}");
+}
+
+#[test]
 fn a_model_from_scratch_learns_from_text_and_fills_masks() {
     let scratch = prepared_corpus();
     scratch.write("config.json", tiny_config(320));

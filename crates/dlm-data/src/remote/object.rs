@@ -61,7 +61,7 @@ fn open(url: &Url, remote: &Remote) -> object_store::Result<Arc<dyn ObjectStore>
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let variables = remote.variables();
     let of = |prefix: &'static str| variables.iter().filter(move |(name, _)| name.starts_with(prefix));
-    let address = format!("{}://{}{}", url.scheme(), authority(url), "/");
+    let address = format!("{}://{}/", url.scheme(), url.authority());
     let client = ClientOptions::new();
     Ok(match url.scheme() {
         "s3" | "s3a" => {
@@ -92,10 +92,6 @@ fn open(url: &Url, remote: &Remote) -> object_store::Result<Arc<dyn ObjectStore>
             Arc::new(builder.with_url(address).with_retry(retry).build()?)
         }
     })
-}
-
-fn authority(url: &Url) -> &str {
-    url.authority()
 }
 
 async fn list(store: &dyn ObjectStore, prefix: &str, shown: &str, remote: &Remote) -> Result<Vec<ObjectMeta>> {

@@ -32,6 +32,9 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Batches whose first column is the number of each row in its file, counted from 0.
 pub(crate) type Batches = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
 
+/// Batches as the readers of Parquet and Arrow give them.
+type ArrowBatches = Box<dyn Iterator<Item = std::result::Result<RecordBatch, ArrowError>> + Send>;
+
 /// How a file is read.
 #[derive(Debug, Clone)]
 pub(crate) struct Reading {
@@ -242,7 +245,7 @@ impl Reading {
                     .build()
                     .map_err(ArrowError::from)
             };
-            let batches: Box<dyn Iterator<Item = std::result::Result<RecordBatch, ArrowError>> + Send> = match open() {
+            let batches: ArrowBatches = match open() {
                 Ok(reader) => Box::new(reader),
                 Err(error) => Box::new(std::iter::once(Err(error))),
             };
@@ -260,11 +263,10 @@ impl Reading {
             self.columns.fields().iter().filter_map(|field| schema.index_of(field.name()).ok()).collect::<Vec<_>>()
         };
         let whole = &self.file.schema;
-        let batches: Box<dyn Iterator<Item = std::result::Result<RecordBatch, ArrowError>> + Send> =
-            match &self.file.layout {
-                Layout::ArrowFile => Box::new(FileReader::try_new(file, Some(places(whole))).map_err(damaged)?),
-                _ => Box::new(StreamReader::try_new(file, Some(places(whole))).map_err(damaged)?),
-            };
+        let batches: ArrowBatches = match &self.file.layout {
+            Layout::ArrowFile => Box::new(FileReader::try_new(file, Some(places(whole))).map_err(damaged)?),
+            _ => Box::new(StreamReader::try_new(file, Some(places(whole))).map_err(damaged)?),
+        };
         // A batch of a file can be all of it: it is handed on in pieces, which share its memory.
         let rows = self.batch_rows;
         let pieces = batches.flat_map(move |batch| match batch {
@@ -280,7 +282,7 @@ impl Reading {
     /// Numbers the rows of batches. Where reading fails, the rest up to `end` is left out.
     fn numbered_until_damage(
         self,
-        mut batches: Box<dyn Iterator<Item = std::result::Result<RecordBatch, ArrowError>> + Send>,
+        mut batches: ArrowBatches,
         start: u64,
         end: Option<u64>,
     ) -> impl Iterator<Item = Result<RecordBatch>> + Send {

@@ -13,6 +13,7 @@ use dlm_data::{
     DataError, FileFormat, Mix, MixStop, OnError, Pack, Pipeline, QUARANTINE, Resources, Source, Split, TextDocument,
     Tokenize,
 };
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -431,6 +432,39 @@ fn the_other_groups_of_a_parquet_file_are_kept_when_one_is_damaged() {
     assert!(matches!(&error, DataError::Parquet { message, .. } if message.contains("from row ")), "{error}");
     let kept = read(folder.path(), Source::new("rows.parquet").on_error(OnError::Skip));
     assert!(kept.len() >= 200 && kept.len() < ROWS && kept.iter().all(|text| whole.contains(text)), "{}", kept.len());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn a_file_with_any_damage_is_an_error_or_skipped_and_never_a_panic(
+        which in any::<prop::sample::Index>(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        length in any::<prop::sample::Index>(),
+        is_cut: bool,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let names = write_all(folder.path());
+        let name = which.get(&names).as_str();
+        let path = folder.path().join(name);
+        let mut content = fs::read(&path).unwrap();
+        for (at, byte) in edits {
+            let at = at.index(content.len());
+            content[at] = byte;
+        }
+        if is_cut {
+            content.truncate(length.index(content.len()));
+        }
+        fs::write(&path, content).unwrap();
+        for on_error in [OnError::Fail, OnError::Skip] {
+            let pipeline = Pipeline::new().relative_to(folder.path()).source(Source::new(name).on_error(on_error));
+            let read = pipeline.texts(&Resources::default()).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            if let Err(error) = read {
+                prop_assert!(!format!("{error:?}").contains("panic"), "{}: {:?}", name, error);
+            }
+        }
+    }
 }
 
 #[test]
