@@ -479,7 +479,7 @@ fn a_document_of_100_mb_is_read_within_bounds() {
         .relative_to(folder.path())
         .source(Source::new("rows.jsonl").column("length", "length(text)").column("text", "substr(text, 1, 5)"))
         .select(["concat(text, cast(length as text)) as text"]);
-    let resources = Resources { memory_limit: 64 << 20, ..Resources::default() };
+    let resources = Resources { memory_limit: Some(256 << 20), ..Resources::default() };
     let texts: Vec<String> = pipeline.texts(&resources).unwrap().map(Result::unwrap).collect();
     assert_eq!(texts, ["short5", &format!("word {}", 100 << 20), "end3"]);
 }
