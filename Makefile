@@ -1,6 +1,6 @@
 # The words that people and CI type. Every target first prepares libtorch where it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help libtorch demo test check bench bench-data bench-data-memory interop-data
+.PHONY: help libtorch demo test check bench bench-data bench-data-memory interop-data interop
 
 help: libtorch ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -29,3 +29,6 @@ bench-data-memory: libtorch ## Measure the memory of data preparation for 200 MB
 
 interop-data: libtorch ## Compare token ids with those of Python's tokenizers (TOKENIZER=FOLDER FILES="A.jsonl B.jsonl")
 	@python3 tests/interop/ids.py $(TOKENIZER) $(FILES)
+
+interop: libtorch interop-data ## Compare models, adapters and data with transformers, peft and others, in Python
+	@scripts/interop

@@ -36,6 +36,9 @@ pub enum Command {
     Chat(ChatArgs),
     /// Turn masks into text, in the browser
     Serve(ServeArgs),
+    /// Look at model folders and convert them
+    #[command(subcommand)]
+    Model(ModelCommand),
     /// Show and check settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -208,6 +211,12 @@ pub struct TrainArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
+    /// Adapter folder to put onto the model, without merging it
+    ///
+    /// A folder that `dlm train` wrote with `adapter = "lora"` is a model folder by itself, as long as its base model is where it
+    /// was.
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub adapter: Option<PathBuf>,
     /// Denoising steps; more are slower and reveal fewer tokens at a time
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
@@ -299,6 +308,72 @@ pub struct ServeArgs {
     /// Where settings come from.
     #[command(flatten)]
     pub settings: SettingsArgs,
+}
+
+/// What `dlm model` can do.
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Say what a model folder holds and what it takes to use it
+    ///
+    /// Reads config.json and the headers of the weights, not the weights.
+    Info {
+        /// Model or adapter folder
+        folder: PathBuf,
+        /// Also read every weight, and name those that are not finite
+        #[arg(long)]
+        check: bool,
+        /// Write one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a model folder of a GGUF file, tokenizer included
+    ///
+    /// Read are the architectures llama, qwen2 and qwen3 with weights in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K or Q6_K and a
+    /// byte-level BPE tokenizer.
+    Convert {
+        /// GGUF file
+        gguf: PathBuf,
+        /// Folder to write
+        output: PathBuf,
+        /// How to write the weights.
+        #[command(flatten)]
+        writing: WritingArgs,
+    },
+    /// Add an adapter into the weights of its base model
+    Merge {
+        /// Adapter folder
+        adapter: PathBuf,
+        /// Folder to write
+        output: PathBuf,
+        /// Base model folder, in place of the one that the adapter names
+        #[arg(long, value_name = "DIR")]
+        base: Option<PathBuf>,
+        /// How to write the weights.
+        #[command(flatten)]
+        writing: WritingArgs,
+    },
+}
+
+/// How weights are written.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct WritingArgs {
+    /// What weights are stored as; unset, as they were
+    #[arg(long, value_name = "KIND")]
+    pub dtype: Option<Dtype>,
+    /// Largest file of weights in megabytes; more are spread over several
+    #[arg(long, value_name = "MB", default_value_t = 5000, value_parser = value_parser!(u64).range(1..))]
+    pub max_shard_size: u64,
+}
+
+/// What weights can be stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Dtype {
+    /// Four bytes a number
+    Float32,
+    /// Two bytes a number, with the range of float32
+    Bfloat16,
+    /// Two bytes a number, finer and of smaller range
+    Float16,
 }
 
 /// What `dlm config` can do.

@@ -6,6 +6,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod data;
 pub(crate) mod doctor;
+pub(crate) mod model;
 pub(crate) mod runtime;
 pub(crate) mod sample;
 pub(crate) mod serve;

@@ -88,8 +88,15 @@ impl Inference {
         device: Device,
     ) -> anyhow::Result<Self> {
         let folder = model_folder(model, resolved)?;
-        let model = Model::load(&folder, &LoadOptions { device, kind: Kind::Float })?;
-        let tokenizer = Tokenizer::load(&folder)?;
+        let options = LoadOptions { device, kind: Kind::Float };
+        let (model, tokenizer) = match &sampling.adapter {
+            Some(adapter) => {
+                let has_tokenizer = adapter.join("tokenizer.json").is_file();
+                let tokenizer = Tokenizer::load(if has_tokenizer { adapter } else { &folder })?;
+                (Model::load_with_adapter(&folder, adapter, &options)?, tokenizer)
+            }
+            None => (Model::load(&folder, &options)?, Tokenizer::load(&folder)?),
+        };
         expect_rows_for(tokenizer.len(), &model)?;
         let settings = &resolved.settings.diffusion;
         let given = ["diffusion.mask_token_id", "diffusion.mask_token_str"].iter().any(|key| resolved.is_given(key));

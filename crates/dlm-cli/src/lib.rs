@@ -40,6 +40,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Data(command) => commands::data::run(command),
         Command::Tokenizer(command) => commands::tokenizer::run(command),
         Command::Train(args) => commands::train::run(&args),
+        Command::Model(command) => commands::model::run(command),
         Command::Config(command) => commands::config::run(command),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Sample(args) => commands::sample::run(&args),

@@ -14,7 +14,7 @@ mod lenient;
 mod resolve;
 mod show;
 
-pub use choices::{Compat, Optimizer, Strategy, WandbMode};
+pub use choices::{Adapter, Compat, Optimizer, Strategy, WandbMode};
 pub use error::{Given, SettingsError};
 pub use keys::{DEFAULT_MASK_TOKEN, Diffusion, Settings};
 pub use resolve::{Ignored, Resolved, Sources, resolve, resolve_file};

@@ -1,9 +1,11 @@
 //! What other programs need to compare themselves with: logits, folders and adapters written by this crate.
 //!
 //! ```sh
-//! cargo run -p dlm-model --example interop -- logits MODEL ROWS.json OUT.safetensors
+//! cargo run -p dlm-model --example interop -- logits MODEL ROWS.json OUT.safetensors [ADAPTER]
 //! cargo run -p dlm-model --example interop -- convert FILE.gguf FOLDER
 //! cargo run -p dlm-model --example interop -- save MODEL FOLDER KIND MAX_SHARD_BYTES
+//! cargo run -p dlm-model --example interop -- save-adapter MODEL ADAPTER FOLDER
+//! cargo run -p dlm-model --example interop -- merge MODEL ADAPTER FOLDER
 //! ```
 //!
 //! ROWS.json is `{"visibility": "causal" or "bidirectional", "rows": [[1, 2, 3], ...]}`; row `i` becomes the tensor `i`, the
@@ -25,6 +27,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["logits", model, rows, out] => logits(&mut load(model)?, rows, out),
+        ["logits", model, rows, out, adapter] => logits(&mut load_with(model, adapter)?, rows, out),
+        ["save-adapter", model, adapter, folder] => {
+            Ok(load_with(model, adapter)?.save(Path::new(folder), Kind::Float, &[])?)
+        }
+        ["merge", model, adapter, folder] => {
+            let mut model = load_with(model, adapter)?;
+            model.merge_adapter()?;
+            Ok(model.save(Path::new(folder), Kind::Float, &[])?)
+        }
         ["convert", file, folder] => {
             let gguf = Gguf::read(Path::new(file), &LoadOptions::default())?;
             Ok(gguf.model.save(Path::new(folder), gguf.kind, &gguf.companions)?)
@@ -45,6 +56,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn load(folder: &str) -> Result<Model, Box<dyn Error>> {
     Ok(Model::load(Path::new(folder), &LoadOptions::default())?)
+}
+
+fn load_with(folder: &str, adapter: &str) -> Result<Model, Box<dyn Error>> {
+    Ok(Model::load_with_adapter(Path::new(folder), Path::new(adapter), &LoadOptions::default())?)
 }
 
 fn logits(model: &mut Model, rows: &str, out: &str) -> Result<(), Box<dyn Error>> {

@@ -10,6 +10,7 @@ pub use file::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::error::{ModelError, Result};
 use tch::{TchError, Tensor};
 
+pub(crate) use adapted::base_folder;
 pub(crate) use dropout::mask;
 
 /// An adapter's settings, as peft has them ([arXiv:2106.09685](https://arxiv.org/abs/2106.09685)).

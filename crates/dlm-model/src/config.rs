@@ -159,7 +159,7 @@ impl ModelConfig {
         if object.get(tying).and_then(Value::as_bool).unwrap_or(false) != self.tie_word_embeddings {
             object.insert(tying.to_owned(), json!(self.tie_word_embeddings));
         }
-        if let Some((name, _)) = KINDS.iter().find(|(_, kind)| Some(*kind) == self.stored_kind) {
+        if let Some(name) = self.stored_kind_name() {
             // Each generation of transformers has its own key; a file keeps the one it has.
             let key = if object.contains_key("dtype") { "dtype" } else { "torch_dtype" };
             object.insert(key.to_owned(), json!(name));
@@ -172,6 +172,11 @@ impl ModelConfig {
             }
         }
         object
+    }
+
+    /// What the weights are stored as, in the words of config.json.
+    pub(crate) fn stored_kind_name(&self) -> Option<&'static str> {
+        KINDS.iter().find(|(_, kind)| Some(*kind) == self.stored_kind).map(|(name, _)| *name)
     }
 
     /// Whether the token at `i` is predicted from the state before it: what `diffusion` says, else what is usual in the family.

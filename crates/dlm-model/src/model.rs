@@ -349,7 +349,7 @@ fn check_kind(kind: Kind) -> Result<()> {
 }
 
 /// Opens a folder's weights and compares them with what `config` asks for.
-fn open_checked(folder: &Path, config: &ModelConfig) -> Result<Checkpoint> {
+pub(crate) fn open_checked(folder: &Path, config: &ModelConfig) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(folder)?;
     let names = config.family.tensors;
     let [head, embedding] = [names.head, names.embedding].map(|name| format!("{name}.weight"));

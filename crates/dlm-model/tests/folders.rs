@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Folder, assert_same_parameters, config_with, model_with, write_tensors};
-use dlm_model::{DiffusionInfo, LoadOptions, Model, ModelConfig, ModelError, SaveOptions};
+use dlm_model::{DiffusionInfo, LoadOptions, Model, ModelConfig, ModelError, ModelInfo, SaveOptions};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, path::Path};
@@ -135,6 +135,24 @@ fn weights_above_a_size_are_saved_in_files_of_at_most_that_size() {
     // Back in one file, nothing of the others is left.
     model.save(folder.path(), Kind::Float, &[]).unwrap();
     assert_eq!(names(), ["model.safetensors"]);
+}
+
+#[test]
+fn a_folder_is_described_without_reading_its_weights() {
+    let folder = Folder::with(&[]);
+    let model = folder.load().unwrap();
+    let info = ModelInfo::of_folder(folder.path()).unwrap();
+    assert_eq!((info.parameters, info.family, info.stored_as), (model.parameter_count(), "llama", Some("float32")));
+    assert_eq!((info.mask_token_id, info.logits_shift, info.problem.as_deref()), (None, true, None));
+    assert_eq!((info.inference_bytes, info.training_bytes), (4 * info.parameters, 16 * info.parameters));
+    folder.edit_config(&[("diffusion", json!({ "mask_token_id": 3, "logits_shift": false }))]);
+    let info = ModelInfo::of_folder(folder.path()).unwrap();
+    assert_eq!((info.mask_token_id, info.logits_shift), (Some(3), false));
+    fs::remove_file(folder.weights()).unwrap();
+    let problem = ModelInfo::of_folder(folder.path()).unwrap().problem.unwrap();
+    assert!(problem.contains("neither `model.safetensors` nor"), "{problem}");
+    let adapter = ModelInfo::of_folder(&dlm_golden::model("llama_lora_adapter")).unwrap();
+    assert!(adapter.base_model.unwrap().ends_with("models/llama") && adapter.problem.is_none());
 }
 
 #[test]

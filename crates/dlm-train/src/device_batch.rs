@@ -33,6 +33,7 @@ pub fn noised_batch(
     let slots = batch.rows * batch.seq_len;
     // Padding is never masked, whatever its numbers are.
     let (mut t, mut uniform) = (vec![0f32; slots], vec![1f32; slots]);
+    let mut dropout_keys: Option<Vec<i64>> = None;
     let mut row_t: Option<(usize, f32)> = None;
     for document in &batch.documents {
         let draw = match (process.isolation, row_t) {
@@ -42,11 +43,18 @@ pub fn noised_batch(
         row_t = Some((document.row, draw));
         let slots = slots_of(batch, document);
         t[slots.clone()].fill(process.range.t_of(draw));
+        if let Some(keys) = noise.dropout_keys(epoch, document) {
+            dropout_keys.get_or_insert_with(|| vec![0; t.len()])[slots.clone()].copy_from_slice(&keys);
+        }
         uniform[slots].copy_from_slice(&noise.uniforms(epoch, document));
     }
     let shape = [batch.rows as i64, batch.seq_len as i64];
     let [t, uniform] = [t, uniform].map(|values| Tensor::from_slice(&values).view(shape));
-    Ok(process.noise(clean_batch(batch)?, &t, &uniform)?)
+    let mut clean = clean_batch(batch)?;
+    if let Some(keys) = dropout_keys {
+        clean = clean.with_dropout_keys(Tensor::from_slice(&keys).view(shape))?;
+    }
+    Ok(process.noise(clean, &t, &uniform)?)
 }
 
 /// Where a document lies in the row-major lists of its batch.

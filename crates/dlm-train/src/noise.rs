@@ -14,6 +14,12 @@ pub trait NoiseSource {
 
     /// The draws that are compared with the mask probability, in `[0, 1)`: one for each token of the document.
     fn uniforms(&self, epoch: u64, document: &Document) -> Vec<f32>;
+
+    /// What dropout inside the network follows from: a number for each token of the document; `None` drops nothing.
+    fn dropout_keys(&self, epoch: u64, document: &Document) -> Option<Vec<i64>> {
+        let _ = (epoch, document);
+        None
+    }
 }
 
 /// Noise as a function of (seed, purpose, epoch, document, occurrence, position inside the document).
@@ -72,6 +78,14 @@ impl NoiseSource for KeyedNoise {
             Stream::Evaluation => self.key(Purpose::Evaluation, 0, document).uniforms(offset + 1, document.len),
         }
     }
+
+    fn dropout_keys(&self, epoch: u64, document: &Document) -> Option<Vec<i64>> {
+        if self.stream == Stream::Evaluation {
+            return None;
+        }
+        let draws = self.key(Purpose::Dropout, epoch, document).uniforms_f64(document.offset as u64, document.len);
+        Some(draws.into_iter().map(|draw| (draw * f64::powi(2.0, 53)) as i64).collect())
+    }
 }
 
 #[cfg(test)]
@@ -88,6 +102,15 @@ mod tests {
             let whole = noise.uniforms(2, &document(5, 0, 30));
             assert_eq!(noise.uniforms(2, &document(5, 10, 20)), whole[10..]);
         }
+    }
+
+    #[test]
+    fn dropout_follows_from_the_token_in_training_and_evaluation_drops_nothing() {
+        let training = KeyedNoise::training(7, Timesteps::Independent);
+        let whole = training.dropout_keys(2, &document(5, 0, 30)).unwrap();
+        assert_eq!(training.dropout_keys(2, &document(5, 10, 20)).unwrap(), whole[10..]);
+        assert_ne!(training.dropout_keys(3, &document(5, 0, 30)).unwrap(), whole);
+        assert_eq!(KeyedNoise::evaluation(7).dropout_keys(2, &document(5, 0, 30)), None);
     }
 
     #[test]

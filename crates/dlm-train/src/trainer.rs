@@ -306,7 +306,7 @@ impl Run {
             schedule: LrSchedule::new(&config.lr_schedule, total_steps),
             process: config.objective.process()?,
             noise: KeyedNoise::training(config.seed, config.objective.timesteps),
-            optimizer: AdamW::new(trainer.model.named_parameters(), &config.optimizer),
+            optimizer: AdamW::new(trainer.model.trainable_parameters(), &config.optimizer),
             speed: Speed::default(),
         };
         let output_dir = &config.output_dir;

@@ -11,11 +11,14 @@ use dlm_train::{
     Warmup, optimizer_step,
 };
 use serde_json::Value;
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 use support::{RecordedNoise, axolotl_objective, batch, models_shaped_like};
 use tch::{Device, Tensor};
 
-/// A recorded run whose weights are all trained.
+/// A recorded run, of all weights or of an adapter.
 struct Run {
     name: String,
     json: Value,
@@ -25,12 +28,12 @@ struct Run {
 }
 
 impl Run {
-    /// `None` for other files, for adapters, and for learning rate schedules that are none of ours.
+    /// `None` for other files, and for learning rate schedules that are none of ours.
     fn read(path: &Path) -> Option<Self> {
         let json = dlm_golden::json(path);
         let arguments = json.get("training_args")?;
         let tensors = dlm_golden::tensors(&path.with_extension("safetensors"));
-        if !tensors.contains_key("data.input_ids") || tensors.keys().any(|name| name.contains("lora")) {
+        if !tensors.contains_key("data.input_ids") {
             return None;
         }
         let scheduler = arguments["lr_scheduler_type"].as_str().unwrap().parse().ok()?;
@@ -91,11 +94,22 @@ impl Run {
         let shapes = finals.map(|(name, tensor)| (name.to_owned(), tensor.size())).collect();
         let expected = number(&self.json["micro_batch_losses"][0]).unwrap();
         let window = self.window(0);
-        let found = models_shaped_like(&shapes).into_iter().find(|(_, model)| {
+        let candidates = match self.initial_adapter() {
+            Some(initial) => adapters_like(&initial),
+            None => models_shaped_like(&shapes),
+        };
+        let found = candidates.into_iter().find(|(_, model)| {
             let scored = tch::no_grad(|| window.score(model, Device::Cpu, &self.objective.loss(), 1)).unwrap();
             (value(&scored[0], "loss").unwrap() - expected).abs() <= 1e-3 * expected.abs()
         });
         found.unwrap_or_else(|| panic!("{}: no golden model has its first loss {expected}", self.name)).1
+    }
+
+    /// What an adapter began as, where it is one that was trained.
+    fn initial_adapter(&self) -> Option<BTreeMap<String, &Tensor>> {
+        let initial = self.tensors.iter().filter_map(|(name, t)| Some((ours(name.strip_prefix("init.")?), t)));
+        let initial: BTreeMap<_, _> = initial.filter(|(name, _)| name.contains("lora")).collect();
+        (!initial.is_empty()).then_some(initial)
     }
 
     fn check_report(&self, step: i64, lr: f64, report: &StepReport) {
@@ -124,10 +138,11 @@ impl Run {
 
     fn check_weights(&self, prefix: &str, model: &Model) {
         let parameters: BTreeMap<&str, &Tensor> =
-            model.named_parameters().iter().map(|(n, t)| (n.as_str(), t)).collect();
+            model.trainable_parameters().iter().map(|(n, t)| (n.as_str(), t)).collect();
         let prefix = format!("{prefix}.");
         for (name, expected) in self.tensors.iter().filter_map(|(name, t)| Some((name.strip_prefix(&prefix)?, t))) {
-            assert_close(&format!("{} {prefix}{name}", self.name), parameters[name], expected, 5e-4, 0.0);
+            let name = ours(name);
+            assert_close(&format!("{} {prefix}{name}", self.name), parameters[name.as_str()], expected, 5e-4, 0.0);
         }
     }
 
@@ -140,6 +155,33 @@ impl Run {
     }
 }
 
+/// peft keeps several adapters in a model, each under its name, and only one in a file.
+fn ours(name: &str) -> String {
+    name.replace(".default", "")
+}
+
+/// The golden adapters with those tensors, put back to where the run began.
+fn adapters_like(initial: &BTreeMap<String, &Tensor>) -> Vec<(PathBuf, Model)> {
+    let folders = std::fs::read_dir(dlm_golden::folder().join("models")).unwrap().map(|entry| entry.unwrap().path());
+    let folders = folders.filter(|path| path.join(dlm_model::ADAPTER_CONFIG).exists());
+    let models = folders.filter_map(|path| {
+        let mut model = Model::load(&path, &dlm_model::LoadOptions::default()).unwrap();
+        let state = model.trainable_parameters();
+        let fits = state.len() == initial.len()
+            && state.iter().all(|(name, tensor)| initial.get(name).is_some_and(|other| other.size() == tensor.size()));
+        if !fits {
+            return None;
+        }
+        for (name, tensor) in state {
+            tch::no_grad(|| tensor.shallow_clone().copy_(initial[name]));
+        }
+        model.set_packing_isolation(dlm_diffusion::PackingIsolation::Row);
+        model.train(true);
+        Some((path, model))
+    });
+    models.collect()
+}
+
 fn value(metrics: &StepMetrics, name: &str) -> Option<f64> {
     metrics.named().into_iter().find(|(known, _)| *known == name).map(|(_, value)| value)
 }
@@ -150,12 +192,12 @@ fn golden_training_runs_have_the_losses_rates_norms_and_weights_of_the_reference
     assert!(!runs.is_empty(), "no run of full weights to compare with");
     for run in runs {
         let model = run.model();
-        let mut optimizer = AdamW::new(model.named_parameters(), &run.optimizer());
+        let mut optimizer = AdamW::new(model.trainable_parameters(), &run.optimizer());
         if let Some(groups) = run.json["optimizer_groups"].as_array() {
             let decays = |group: &&Value| number(&group["weight_decay"]) != Some(0.0);
             let names = groups.iter().filter(decays).flat_map(|group| group["params"].as_array().unwrap());
-            let mut expected: Vec<&str> = names.map(|name| name.as_str().unwrap()).collect();
-            let mut found: Vec<&str> = optimizer.decayed().collect();
+            let mut expected: Vec<String> = names.map(|name| ours(name.as_str().unwrap())).collect();
+            let mut found: Vec<String> = optimizer.decayed().map(str::to_owned).collect();
             expected.sort_unstable();
             found.sort_unstable();
             if run.argument("weight_decay") != 0.0 {

@@ -15,10 +15,16 @@ mod run_config;
 mod setup;
 
 use super::{runtime, tell_ignored};
-use crate::{args::TrainArgs, report::Interrupted, settings::resolve, tracking::Tracking};
+use crate::{
+    args::TrainArgs,
+    report::Interrupted,
+    settings::{Settings, resolve},
+    tracking::Tracking,
+};
 use anyhow::Context;
 use console::Console;
 use dlm_data::unigram_entropy;
+use dlm_model::{Model, ModelCard};
 use dlm_tokenizer::{KeepSpecials, Tokenizer};
 use dlm_train::{
     LossCurve, METRICS_FILE, MetricSink, Outcome, Progress, Start, TrainError, Trainer, existing_run, metric,
@@ -67,7 +73,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     if let Some(validation) = &data.validation {
         trainer = trainer.with_validation(validation)?;
     }
-    let (outcome, _model) = trainer.run(start)?;
+    let (outcome, model) = trainer.run(start)?;
     match outcome {
         Outcome::Interrupted { step, checkpoint } => {
             say!("stopped after step {step}; `--resume` goes on from `{}`", checkpoint.display());
@@ -76,10 +82,37 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         _ => {
             show_curve(&output_dir)?;
             tell_worth(&data, &output_dir)?;
+            write_card(&resolved.settings, &model, &output_dir)?;
             say!("the model is in `{}`", output_dir.display());
             Ok(())
         }
     }
+}
+
+/// Writes the folder's README.md, unless a person wrote one.
+fn write_card(settings: &Settings, model: &Model, output_dir: &Path) -> anyhow::Result<()> {
+    let path = output_dir.join(ModelCard::FILE);
+    if std::fs::read_to_string(&path).is_ok_and(|text| !ModelCard::is_generated(&text)) {
+        return Ok(());
+    }
+    let name = output_dir.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
+    let mut card = ModelCard::new(name);
+    if let Some(base) = &settings.base_model {
+        card = card.with_base_model(base).with_fact("began as", base);
+    }
+    if let Some((step, metrics)) = read_metrics(&output_dir.join(METRICS_FILE))?.last() {
+        card = card.with_fact("optimiser steps", step);
+        for name in ["train/loss", "eval/nelbo", "eval/bits_per_byte"] {
+            if let Some(value) = metric(metrics, name) {
+                card = card.with_fact(name, format!("{value:.4}"));
+            }
+        }
+    }
+    card = card
+        .with_fact("rows in a step", settings.micro_batch_size * settings.gradient_accumulation_steps)
+        .with_fact("learning rate", settings.learning_rate)
+        .with_fact("seed", settings.seed);
+    Ok(dlm_files::write(&path, card.render(model).as_bytes())?)
 }
 
 fn show_curve(output_dir: &Path) -> anyhow::Result<()> {

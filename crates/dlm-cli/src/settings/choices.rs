@@ -31,6 +31,12 @@ choices! {
         AdamW,
     }
 
+    /// Which part of the model is trained beside frozen weights.
+    Adapter {
+        /// Small matrices beside the linear maps.
+        Lora,
+    }
+
     /// What decides when something is done in the course of training.
     Strategy {
         /// A number of steps.

@@ -1,10 +1,10 @@
 //! Every setting with its type, its meaning and its default.
 
 use super::{
-    choices::{Compat, Optimizer, Strategy, WandbMode},
+    choices::{Adapter, Compat, Optimizer, Strategy, WandbMode},
     lenient::{
         Count, Device, Fraction, Positive, ProperFraction, Rate, Switch, Text, TokenId, Whole, choice, list, one,
-        optional,
+        optional, optional_choice, optional_list,
     },
 };
 use dlm_diffusion::{Accumulation, LossNormalization, LossWeight, PackingIsolation, ScheduleName, Timesteps};
@@ -29,6 +29,31 @@ pub struct Settings {
     /// Folder or `tokenizer.json` of the tokenizer; unset, the one of `base_model`, or else the one the data was prepared with.
     #[serde(deserialize_with = "optional::<Text, _>")]
     pub tokenizer_config: Option<String>,
+
+    /// What is trained in place of all weights: `lora`, or unset.
+    #[serde(deserialize_with = "optional_choice")]
+    pub adapter: Option<Adapter>,
+    /// Rank of the adapter's matrices.
+    #[serde(deserialize_with = "one::<Count, _>")]
+    pub lora_r: u64,
+    /// What the adapter's output is scaled by, divided by `lora_r`.
+    #[serde(deserialize_with = "one::<Positive, _>")]
+    pub lora_alpha: f64,
+    /// Probability that a number is dropped on its way into the adapter.
+    #[serde(deserialize_with = "one::<ProperFraction, _>")]
+    pub lora_dropout: f64,
+    /// Ends of the names of the linear maps that are adapted, such as `q_proj`; none and no `lora_target_linear` is all of them.
+    #[serde(deserialize_with = "optional_list")]
+    pub lora_target_modules: Vec<String>,
+    /// Whether all linear maps are adapted, in place of `lora_target_modules`.
+    #[serde(deserialize_with = "optional::<Switch, _>")]
+    pub lora_target_linear: Option<bool>,
+    /// Ends of the names of modules that are trained as a whole beside the adapter, such as `embed_tokens`.
+    #[serde(deserialize_with = "optional_list")]
+    pub lora_modules_to_save: Vec<String>,
+    /// Whether `lora_alpha` is divided by the root of `lora_r` instead.
+    #[serde(deserialize_with = "optional::<Switch, _>")]
+    pub peft_use_rslora: Option<bool>,
 
     /// Folder of prepared data: what `dlm data prepare` wrote.
     #[serde(deserialize_with = "optional::<Text, _>")]
@@ -227,6 +252,14 @@ impl Default for Settings {
             model_preset: None,
             model_config: None,
             tokenizer_config: None,
+            adapter: None,
+            lora_r: 8,
+            lora_alpha: 16.0,
+            lora_dropout: 0.0,
+            lora_target_modules: Vec::new(),
+            lora_target_linear: None,
+            lora_modules_to_save: Vec::new(),
+            peft_use_rslora: None,
             dataset_prepared_path: None,
             sequence_len: None,
             val_set_size: 0.0,

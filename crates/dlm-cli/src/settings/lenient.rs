@@ -51,6 +51,35 @@ pub(crate) fn choice<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserialize
     deserializer.deserialize_any(Choice(PhantomData))
 }
 
+/// Reads one of an enum's names, or nothing.
+pub(crate) fn optional_choice<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let name = optional::<Text, _>(deserializer)?;
+    name.map(|name| T::deserialize(name.trim().into_deserializer())).transpose()
+}
+
+/// Reads a list of texts, one text with commas, or nothing, which is no text.
+pub(crate) fn optional_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct OptionalList;
+    impl<'de> Visitor<'de> for OptionalList {
+        type Value = Vec<String>;
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a list of texts")
+        }
+        fn visit_none<E: Error>(self) -> Result<Vec<String>, E> {
+            Ok(Vec::new())
+        }
+        fn visit_unit<E: Error>(self) -> Result<Vec<String>, E> {
+            Ok(Vec::new())
+        }
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<String>, D::Error> {
+            list(deserializer)
+        }
+    }
+    deserializer.deserialize_option(OptionalList)
+}
+
 /// Reads a list of texts, or one text with commas.
 pub(crate) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct List;

@@ -148,10 +148,32 @@ fn stack(layers: Vec<Layer>) -> Result<Resolved, SettingsError> {
         figment = figment.merge(strong);
         settings = extract(&figment)?;
     }
-    let resolved = Resolved { settings, ignored, figment };
+    let mut resolved = Resolved { settings, ignored, figment };
     check(&resolved)?;
+    if resolved.settings.adapter.is_none() {
+        let given = ADAPTER_KEYS.iter().filter(|key| resolved.is_given(key));
+        let reason = "`adapter` is unset: all weights are trained";
+        let told = given.map(|key| Ignored {
+            key: (*key).to_owned(),
+            origin: resolved.origin(key),
+            reason: reason.to_owned(),
+        });
+        let told: Vec<_> = told.collect();
+        resolved.ignored.extend(told);
+    }
     Ok(resolved)
 }
+
+/// What means something only beside `adapter`.
+const ADAPTER_KEYS: &[&str] = &[
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "lora_target_linear",
+    "lora_modules_to_save",
+    "peft_use_rslora",
+];
 
 fn defaults() -> Result<Dict, SettingsError> {
     let provider = Serialized::defaults(Settings::default());
@@ -317,6 +339,9 @@ fn check(resolved: &Resolved) -> Result<(), SettingsError> {
     let given: Vec<&'static str> = models.iter().filter(|(_, given)| *given).map(|(key, _)| *key).collect();
     if let [first, second, ..] = given[..] {
         return clash(first, second, "both say which model to train");
+    }
+    if settings.lora_target_linear == Some(true) && !settings.lora_target_modules.is_empty() {
+        return clash("lora_target_linear", "lora_target_modules", "both say which linear maps are adapted");
     }
     if settings.warmup_steps.is_some()
         && resolved.is_given("warmup_ratio")

@@ -85,20 +85,28 @@ impl Model {
         self.attach(Adapter { config, state })
     }
 
+    /// Loads a base model and an adapter onto it.
+    ///
+    /// The vocabulary grows to that of the adapter's config.json, whose `diffusion` object counts, where there is one.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load) and [`load_adapter`](Self::load_adapter).
+    pub fn load_with_adapter(base: &Path, adapter: &Path, options: &LoadOptions) -> Result<Self> {
+        let mut model = Self::load(base, options)?;
+        if adapter.join("config.json").is_file() {
+            let config = crate::ModelConfig::from_folder(adapter)?;
+            model.grow_vocabulary(config.vocab_size)?;
+            model.config.diffusion = config.diffusion.or(model.config.diffusion);
+        }
+        model.load_adapter(adapter)?;
+        Ok(model)
+    }
+
     /// Loads the adapter folder's base model and the adapter onto it.
     ///
-    /// The base is where the folder's adapter_config.json says: that path, or below one of the folders above the adapter. Its
-    /// vocabulary grows to that of the adapter's config.json, whose `diffusion` object counts, where there is one.
+    /// The base is where the folder's adapter_config.json says: that path, or below one of the folders above the adapter.
     pub(crate) fn load_adapted(folder: &Path, options: &LoadOptions) -> Result<Self> {
-        let base = base_folder(folder)?;
-        let mut model = Self::load(&base, options)?;
-        if folder.join("config.json").is_file() {
-            let config = crate::ModelConfig::from_folder(folder)?;
-            model.grow_vocabulary(config.vocab_size)?;
-            model.config.diffusion = config.diffusion;
-        }
-        model.load_adapter(folder)?;
-        Ok(model)
+        Self::load_with_adapter(&base_folder(folder)?, folder, options)
     }
 
     /// The adapter's settings, if there is one.
@@ -197,7 +205,7 @@ impl Model {
 }
 
 /// The base model of an adapter's folder.
-fn base_folder(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn base_folder(folder: &Path) -> Result<PathBuf> {
     let missing = |found: String| ModelError::NoBaseModel { folder: folder.to_owned(), found };
     let name = file::base_model(folder)?.ok_or_else(|| missing("none".to_owned()))?;
     let is_model = |path: &PathBuf| path.join("config.json").is_file();

@@ -4,11 +4,11 @@ use super::run_config::shifts_from_scratch;
 use crate::{
     error::UsageError,
     inference::expect_rows_for,
-    settings::{Resolved, Settings},
+    settings::{Adapter, Resolved, Settings},
 };
 use anyhow::Context;
 use dlm_data::{IGNORE_INDEX, Part, PreparedData, Split};
-use dlm_model::{DiffusionInfo, LoadOptions, Model, ModelConfig};
+use dlm_model::{DiffusionInfo, LoadOptions, LoraConfig, LoraTargets, Model, ModelConfig};
 use dlm_tokenizer::{KeepSpecials, MaskToken, Tokenizer};
 use dlm_train::{LrScheduler, RowSource, RunConfig, Warmup};
 use serde_json::Value;
@@ -96,6 +96,11 @@ impl Setup {
                 expect_rows_for(tokens, &model)?;
                 model
             }
+            None if settings.adapter.is_some() => {
+                let help =
+                    "an adapter stands beside trained weights: set `base_model` to a model folder, or unset `adapter`";
+                return Err(UsageError::Missing { what: "`base_model`", help }.into());
+            }
             None => from_scratch(settings, &tokenizer, &options)?,
         };
         model.grow_vocabulary(i64::from(mask.id) + 1)?;
@@ -105,7 +110,12 @@ impl Setup {
         info.logits_shift = settings.diffusion.logits_shift.unwrap_or(info.logits_shift);
         info.noise_schedule = settings.diffusion.noise_schedule.to_string();
         info.never_mask.clone_from(&settings.diffusion.never_mask);
+        let knows_mask = model.mask_token_id() == Some(info.mask_token_id);
         model.set_diffusion(info)?;
+        let adapter = adapter(settings, (!knows_mask).then_some(i64::from(mask.id)));
+        if let Some(adapter) = &adapter {
+            model.add_adapter(adapter, settings.seed)?;
+        }
 
         let never_mask = tokenizer.special_ids(&settings.diffusion.never_mask)?.into_iter().map(i64::from).collect();
         let manifest = data.train.manifest();
@@ -116,9 +126,39 @@ impl Setup {
             ("data.rows", Value::from(data.train.rows())),
             ("tokenizer", Value::from(tokenizer.hash())),
             ("model", Value::from(source.cloned())),
+            ("adapter", Value::from(adapter.map(|adapter| format!("{adapter:?}")))),
         ];
         Ok(Self { model, tokenizer, mask, never_mask, identity })
     }
+}
+
+/// The adapter that the settings ask for; `mask_token` is a mask token whose embedding the model has not learnt.
+///
+/// A list and `lora_target_linear` exclude each other, and where neither is given, all linear maps are adapted.
+fn adapter(settings: &Settings, mask_token: Option<i64>) -> Option<LoraConfig> {
+    let Adapter::Lora = settings.adapter?;
+    let names = &settings.lora_target_modules;
+    let targets = if names.is_empty() || names[..] == ["all-linear"] {
+        LoraTargets::AllLinear
+    } else {
+        LoraTargets::Names(names.clone())
+    };
+    let rank = i64::try_from(settings.lora_r).unwrap_or(i64::MAX);
+    let mut config = LoraConfig::new(rank, settings.lora_alpha)
+        .with_targets(targets)
+        .with_dropout(settings.lora_dropout)
+        .rank_stabilised(settings.peft_use_rslora.unwrap_or(false))
+        .with_modules_to_save(settings.lora_modules_to_save.clone());
+    // An embedding that is trained as a whole holds the mask token's row already.
+    let trains_embedding =
+        settings.lora_modules_to_save.iter().any(|name| name.ends_with("embed_tokens") || name.ends_with("wte"));
+    if let Some(token) = mask_token.filter(|_| !trains_embedding) {
+        config = config.with_trainable_tokens(vec![token]);
+    }
+    if let Some(base) = &settings.base_model {
+        config = config.of_base_model(base);
+    }
+    Some(config)
 }
 
 /// The tokenizer that the settings name, else the base model's, else the one the data was prepared with.
@@ -198,6 +238,14 @@ pub(super) fn tell(data: &Data, model: &Model, mask: &MaskToken, config: &RunCon
     let millions = model.parameter_count() as f64 / 1e6;
     let shift = if model.config().logits_shift() { ", each token predicted from the state before it" } else { "" };
     say!("model: {millions:.2} million parameters, {} rows in the vocabulary{shift}", model.vocab_size());
+    if let Some(adapter) = model.adapter() {
+        let numbers: usize = model.trainable_parameters().iter().map(|(_, tensor)| tensor.numel()).sum();
+        say!(
+            "adapter: LoRA of rank {}, {:.3} million parameters, which alone are trained",
+            adapter.r,
+            numbers as f64 / 1e6
+        );
+    }
     let validation = data.validation.as_ref().map_or(0, PreparedData::rows);
     let (rows, seq_len) = (data.train.rows(), RowSource::seq_len(&data.train));
     say!("data: {rows} rows of {seq_len} tokens to train on, {validation} to evaluate on");
