@@ -113,7 +113,10 @@ fn a_wrong_value_names_its_key_its_source_what_was_found_and_what_is_expected() 
             "diffusion: {mask_token_id: -5}",
             "diffusion: {never_mask: 7}",
             "bf16: true",
-            "adapter: lora",
+            "adapter: qlora",
+            "lora_r: 0",
+            "lora_dropout: 1",
+            "peft_use_dora: true",
             "a: b: c",
         ];
         let mut report = String::new();
@@ -138,6 +141,7 @@ fn values_that_do_not_go_together_are_told_with_both_origins() {
             "save_strategy = \"epoch\"\nsave_steps = 10",
             "eval_steps = 5\nevals_per_epoch = 2",
             "warmup_steps = 5\nwarmup_ratio = 0.1",
+            "adapter = \"lora\"\nlora_target_linear = true\nlora_target_modules = [\"q_proj\"]",
         ];
         for text in texts {
             jail.create_file("run.toml", text)?;
@@ -283,6 +287,29 @@ fn every_setting_is_shown_with_its_origin() {
         let resolved = resolve(&profile("pretrain")).unwrap();
         let shown: Vec<String> = resolved.entries().iter().map(ToString::to_string).collect();
         insta::assert_snapshot!(shown.join("\n"));
+        Ok(())
+    });
+}
+
+#[test]
+fn adapter_settings_are_read_as_axolotl_writes_them_and_mean_nothing_without_an_adapter() {
+    Jail::expect_with(|jail| {
+        let text = "adapter: lora\nlora_r: 32\nlora_alpha: 16\nlora_dropout: 0.05\nlora_target_linear: true\n\
+                    lora_target_modules:\nlora_modules_to_save:\n  - embed_tokens\n  - lm_head\npeft_use_rslora: true\n";
+        jail.create_file("run.yaml", text)?;
+        let resolved = resolve(&file("run.yaml")).unwrap();
+        let settings = &resolved.settings;
+        assert_eq!(settings.adapter, Some(dlm_cli::settings::Adapter::Lora));
+        assert_eq!((settings.lora_r, settings.lora_alpha, settings.lora_dropout), (32, 16.0, 0.05));
+        assert_eq!((settings.lora_target_linear, settings.peft_use_rslora), (Some(true), Some(true)));
+        assert_eq!(settings.lora_modules_to_save, ["embed_tokens", "lm_head"]);
+        assert!(settings.lora_target_modules.is_empty() && resolved.ignored.is_empty());
+
+        jail.create_file("run.yaml", "adapter:\nlora_r: 32\nlora_target_modules: q_proj, v_proj\n")?;
+        let resolved = resolve(&file("run.yaml")).unwrap();
+        assert_eq!((resolved.settings.adapter, resolved.settings.lora_target_modules.len()), (None, 2));
+        let ignored: Vec<&str> = resolved.ignored.iter().map(|ignored| ignored.key.as_str()).collect();
+        assert_eq!(ignored, ["lora_r", "lora_target_modules"]);
         Ok(())
     });
 }

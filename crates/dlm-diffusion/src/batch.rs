@@ -102,6 +102,7 @@ impl CleanBatch {
             segment_ids: share(&self.segment_ids),
             position_ids: share(&self.position_ids),
             dropped: share(&self.dropped),
+            dropout_keys: share(&self.dropout_keys),
         }
     }
 

@@ -162,7 +162,8 @@ fn score(
     input.position_ids = of_batch.position_ids.as_ref();
     let row_t = (batch.t().size()[1] == 1).then(|| batch.t().squeeze_dim(1));
     input.t = row_t.as_ref();
-    input.dropout_keys = batch.clean().dropout_keys();
+    let dropout_keys = batch.clean().dropout_keys().map(|keys| keys_of(keys, &of_batch.ids));
+    input.dropout_keys = dropout_keys.as_ref();
     let hidden = denoiser.hidden_states(&input)?; // [n, hidden]
     let head = denoiser.head();
     head.weighted_loss(&hidden, targets, coefficients, token_loss).map_err(|error| {
@@ -189,6 +190,14 @@ fn beyond_vocabulary(
         position: position % seq_len,
         vocab_size,
     })
+}
+
+/// The dropout keys of a row that may hold its text twice, noised and clean, which drop different numbers.
+fn keys_of(keys: &Tensor, ids: &Tensor) -> Tensor {
+    if keys.size() == ids.size() {
+        return keys.shallow_clone();
+    }
+    Tensor::cat(&[keys, &keys.bitwise_xor(1)], 1)
 }
 
 /// Sums over the masked tokens of a micro-batch.
