@@ -30,5 +30,5 @@ bench-data-memory: libtorch ## Measure the memory of data preparation for 200 MB
 interop-data: libtorch ## Compare token ids with those of Python's tokenizers (TOKENIZER=FOLDER FILES="A.jsonl B.jsonl")
 	@python3 tests/interop/ids.py $(TOKENIZER) $(FILES)
 
-interop: libtorch interop-data ## Compare models, adapters and data with transformers, peft and others, in Python
+interop: libtorch ## Compare models, adapters and data with transformers, peft and others, in Python
 	@scripts/interop
