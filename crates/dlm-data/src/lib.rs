@@ -67,6 +67,7 @@ mod remote;
 mod row_check;
 mod scan;
 mod shard;
+mod shard_file;
 mod shard_writer;
 mod shuffle;
 mod source;

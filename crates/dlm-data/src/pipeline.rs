@@ -78,7 +78,7 @@ pub struct Pipeline {
 pub struct Output {
     /// The folder.
     pub path: PathBuf,
-    /// Tokens in a shard, padding included; a shard is held in memory while it is written.
+    /// Tokens in a shard, padding included.
     #[serde(default = "default_shard_tokens")]
     pub shard_tokens: usize,
 }

@@ -2,12 +2,12 @@
 
 use crate::{
     batch::IGNORE_INDEX,
-    error::Result,
+    error::{DataError, Result},
     manifest::{ShardInfo, Split},
     pack::Piece,
     packing::{DOCUMENT_IDS, DOCUMENT_OFFSETS, POSITION_IDS, SEGMENT_IDS, shard_schema},
     shard::{SEGMENTS_KEY, shard_error},
-    source::hex,
+    shard_file::ShardFile,
     tokenize::LABELS,
 };
 use datafusion::{
@@ -27,8 +27,8 @@ use datafusion::{
         schema::types::ColumnPath,
     },
 };
-use sha2::{Digest, Sha256};
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -44,13 +44,13 @@ pub(crate) struct ShardWriter {
     rows_per_group: usize,
     schema: SchemaRef,
     properties: WriterProperties,
-    /// The shard that is being made, in memory.
+    /// The shard that is being made.
     open: Option<OpenShard>,
     finished: Vec<ShardInfo>,
 }
 
 struct OpenShard {
-    writer: ArrowWriter<Vec<u8>>,
+    writer: ArrowWriter<ShardFile>,
     /// Rows that do not fill a group yet. Groups are written at once, so that the bytes do not depend on how rows arrive.
     group: Vec<RecordBatch>,
     group_rows: usize,
@@ -117,8 +117,10 @@ impl ShardWriter {
 
     fn opened(&mut self) -> Result<&mut OpenShard> {
         if self.open.is_none() {
-            let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&self.schema), Some(self.properties.clone()))
-                .map_err(|error| shard_error(&self.path(), &error))?;
+            let path = self.path();
+            let file = ShardFile::begin(&path)?;
+            let writer = ArrowWriter::try_new(file, Arc::clone(&self.schema), Some(self.properties.clone()))
+                .map_err(|error| write_error(&path, error))?;
             let (group, rows) = (Vec::new(), Vec::new());
             self.open = Some(OpenShard { writer, group, group_rows: 0, rows, tokens: 0, label_tokens: 0 });
         }
@@ -143,7 +145,7 @@ impl ShardWriter {
         open.group.push(columns);
         open.group_rows += rows.num_rows();
         if open.group_rows == rows_per_group {
-            open.write_group().map_err(|error| shard_error(&path, &error))?;
+            open.write_group().map_err(|error| write_error(&path, error))?;
         }
         Ok(())
     }
@@ -151,20 +153,19 @@ impl ShardWriter {
     fn close(&mut self) -> Result<()> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         let path = self.path();
-        let encoding = |error: ParquetError| shard_error(&path, &error);
+        let encoding = |error: ParquetError| write_error(&path, error);
         open.write_group().map_err(encoding)?;
         let counts = open.rows.iter().map(|pieces| pieces.len().to_string()).collect::<Vec<_>>();
         open.writer.append_key_value_metadata(KeyValue::new(SEGMENTS_KEY.to_owned(), counts.join(",")));
-        let bytes = open.writer.into_inner().map_err(encoding)?;
-        dlm_files::write(&path, &bytes)?;
+        let (size_bytes, sha256) = open.writer.into_inner().map_err(encoding)?.finish()?;
         self.finished.push(ShardInfo {
             path: self.relative_path(),
             rows: open.rows.len() as u64,
             segments: open.rows.iter().map(|pieces| pieces.len() as u64).sum(),
             tokens: open.tokens,
             label_tokens: open.label_tokens,
-            size_bytes: bytes.len() as u64,
-            sha256: hex(&Sha256::digest(&bytes)),
+            size_bytes,
+            sha256,
         });
         Ok(())
     }
@@ -184,6 +185,15 @@ impl OpenShard {
         let group = concat_batches(&first.schema(), &std::mem::take(&mut self.group))?;
         self.group_rows = 0;
         self.writer.write(&group)
+    }
+}
+
+/// What went wrong with writing a shard: mostly the disk.
+fn write_error(path: &Path, error: ParquetError) -> DataError {
+    let ParquetError::External(source) = error else { return shard_error(path, &error) };
+    match source.downcast::<io::Error>() {
+        Ok(source) => dlm_files::FileError { action: "write", path: path.to_owned(), source: *source }.into(),
+        Err(source) => shard_error(path, &ParquetError::External(source)),
     }
 }
 
