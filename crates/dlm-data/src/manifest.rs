@@ -377,7 +377,7 @@ mod tests {
             for (which, odd) in changes {
                 let mut all = Vec::new();
                 addresses(&value, "", &mut all);
-                *value.pointer_mut(which.get(&all)).unwrap() = odd;
+                *value.pointer_mut(&all[which.index(all.len())]).unwrap() = odd;
             }
             let mut text = value.to_string().into_bytes();
             for (at, byte) in flips {
