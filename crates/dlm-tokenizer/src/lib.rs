@@ -34,8 +34,7 @@
 //! The ids are the library's. This is proven by tests with random text of every kind, for each combination of pattern,
 //! normalizer and added tokens and for the golden tokenizers; by vocabularies whose merges come in any order; by comparing the
 //! classes of all characters with those of the library's regular expressions; and by `make interop-data`, which compares the
-//! ids of whole files with those of Python's `tokenizers`. One text is read otherwise: more than a million white space characters
-//! in a row exceed the stack of the library's regular expressions, behind which it no longer cuts words.
+//! ids of whole files with those of Python's `tokenizers`.
 //!
 //! # Conversations
 //!
