@@ -23,11 +23,37 @@
 //!
 //! | step | what does it |
 //! |---|---|
-//! | draw a timestep for each document | [`Timesteps`], [`MaskRange`], [`NoiseKey`] |
-//! | mask | [`ForwardProcess::noise`] by [`NoiseSchedule`] and [`MaskPolicy`]; [`mask_tokens`] alone |
+//! | draw a timestep for each document or block | [`Timesteps`], [`MaskRange`], [`NoiseKey`] |
+//! | mask | [`ForwardProcess::noise_views`] by [`NoiseSchedule`], [`MaskPolicy`], [`Masking`] and [`Views`]; [`mask_tokens`] alone |
 //! | count what the step's micro-batches hold | [`NoisedBatch::counts`], summed to [`WindowCounts`] |
 //! | score the masked tokens | [`Denoiser`] and [`Head`]: hidden states at wanted positions, then their scores |
-//! | weigh, normalise, report | [`Objective`] ([`LossWeight`], [`LossNormalization`], [`Accumulation`]), [`diffusion_loss`], [`StepMetrics`] |
+//! | weigh, normalise, report | [`Objective`] ([`WeightRule`], [`TokenLoss`], [`LossNormalization`], [`Accumulation`]), [`diffusion_loss`], [`StepMetrics`] |
+//!
+//! # Whose objective is which
+//!
+//! | system | here |
+//! |---|---|
+//! | LLaDA, SMDM, Axolotl | `Linear`, weight [`InverseP`](LossWeight::InverseP) |
+//! | MDLM ([2406.07524](https://arxiv.org/abs/2406.07524)) | `LogLinear`, weight [`Elbo`](LossWeight::Elbo), the mask token [forbidden](TokenLoss::forbidden) |
+//! | Dream ([2508.15487](https://arxiv.org/abs/2508.15487)) | `Linear`, weight [`Cart`](LossWeight::Cart), a [logits shift](predicting_positions) |
+//! | BD3-LM ([2503.09573](https://arxiv.org/abs/2503.09573)) | [`ForwardProcess::in_blocks`]: `x_t` with `x_0` in one pass, [`Visibility::NoisyAndClean`] |
+//! | Fast-dLLM v2, LLaDA2.0 | blocks, [`Views::Pair`], weight [`Uniform`](LossWeight::Uniform), [`BlockLengths`] over the run |
+//! | DiffuLLaMA ([2410.17891](https://arxiv.org/abs/2410.17891)) | [`Visibility::annealed`] from causal to bidirectional |
+//! | an autoregressive baseline | [`Views::Autoregressive`] |
+//!
+//! # Evaluation
+//!
+//! [`evaluate`] bounds the likelihood of texts with error bars, estimates or reckons that of answers, and answers multiple-choice
+//! questions. Exact mask counts that are spread evenly reach the error of plain Bernoulli masks with an eighth of the forward passes, from
+//! `cargo run -p dlm-diffusion --example estimators` (a text of 32 tokens, each position with odds of its own under two
+//! causes; how much is gained depends on how alike the tokens of a text are):
+//!
+//! | estimate of `-log p` = 23.976 nats | passes | mean | standard deviation over 100 seeds |
+//! |---|---|---|---|
+//! | Bernoulli masks, `t` uniform, weight `1/p` | 8 | 23.428 | 2.567 |
+//! | Bernoulli masks, `t` uniform, weight `1/p` | 64 | 23.914 | 1.285 |
+//! | exact counts, spread evenly, weight `n/k` | 4 | 24.199 | 2.571 |
+//! | exact counts, spread evenly, weight `n/k` | 8 | 23.811 | 1.121 |
 //!
 //! Three rules hold throughout. Noise is an argument, never a state: whoever calls brings the uniforms, by default from
 //! [`NoiseKey`], so the same document gets the same mask wherever it is packed and however often a run restarts. Packing is exact:

@@ -1,5 +1,6 @@
 //! What a model folder says about diffusion: the `diffusion` object of config.json.
 
+use dlm_diffusion::BlockStart;
 use serde::{Deserialize, Serialize};
 
 /// How a model was trained to denoise, kept in its config.json under `diffusion`.
@@ -31,6 +32,9 @@ pub struct DiffusionInfo {
     /// Tokens per block, for models trained block by block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_length: Option<i64>,
+    /// With a logits shift, which state predicts the first token of a block.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub block_start: BlockStart,
 }
 
 impl DiffusionInfo {
@@ -44,8 +48,13 @@ impl DiffusionInfo {
             never_mask: bos(),
             answer_tail: None,
             block_length: None,
+            block_start: BlockStart::default(),
         }
     }
+}
+
+fn is_default(start: &BlockStart) -> bool {
+    *start == BlockStart::default()
 }
 
 fn linear() -> String {

@@ -12,7 +12,7 @@ use crate::{
     state_dict::{Tensors, parameters},
     transformer::Transformer,
 };
-use dlm_diffusion::{Denoiser, DenoiserInput, DiffusionError, Head, PackingIsolation, predicting_positions};
+use dlm_diffusion::{Denoiser, DenoiserInput, DiffusionError, Head, PackingIsolation, predicting_positions_in};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -327,8 +327,10 @@ impl Denoiser for Model {
         let wanted = input.wanted.map(|wanted| wanted.to_device(device));
         let wanted = if self.config.logits_shift() {
             let wanted = wanted.unwrap_or_else(|| Tensor::arange(batch * seq_len, (Kind::Int64, device)));
-            let segment_ids = input.attention.segment_ids.as_ref().map(|ids| ids.to_device(device));
-            Some(predicting_positions(&wanted, seq_len, segment_ids.as_ref(), self.packing_isolation)?)
+            let mut layout = input.attention.clone();
+            layout.segment_ids = layout.segment_ids.map(|ids| ids.to_device(device));
+            let block_start = self.config.diffusion.as_ref().map(|info| info.block_start).unwrap_or_default();
+            Some(predicting_positions_in(&wanted, seq_len, &layout, self.packing_isolation, block_start)?)
         } else {
             wanted
         };

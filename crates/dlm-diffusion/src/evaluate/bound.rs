@@ -132,7 +132,8 @@ struct Piece<'a> {
 /// A bound on `-log p` of documents, in expectation over masks, with its errors.
 ///
 /// Of each document, replicate `r` masks `k_j = 1 + floor(n frac(u_r + j / passes))` of its `n` targets in pass `j` and averages
-/// `n / k_j` times the sum of the masked tokens' negative log-likelihoods: unbiased, since every `k` is as likely. In block diffusion each
+/// `n / k_j` times the sum of the masked tokens' negative log-likelihoods: unbiased, since every `k` is as likely. What a token cost in the
+/// other passes serves as a guess of its cost in this one, which lowers the variance and leaves the mean. In block diffusion each
 /// block has its own counts. Masks follow from the seed and the document alone, not from the order or the size of a batch.
 ///
 /// Runs without gradients. Documents are taken by length, so that little is padded.
@@ -153,6 +154,8 @@ pub fn bound(denoiser: &dyn Denoiser, documents: &[EvalDocument], config: &Bound
         .flat_map(|piece| (0..config.replicates).map(move |replicate| (piece, replicate)))
         .flat_map(|(piece, replicate)| (0..config.passes).map(move |pass| (piece, replicate, pass)))
         .collect();
+    // The passes of the replicate that is under way.
+    let mut under_way: Vec<Pass> = Vec::with_capacity(config.passes);
     let _no_grad = tch::no_grad_guard();
     for batch in draws.chunks(config.batch_size) {
         let masks: Vec<Vec<Vec<usize>>> =
@@ -162,18 +165,13 @@ pub fn bound(denoiser: &dyn Denoiser, documents: &[EvalDocument], config: &Bound
         let clean: Vec<&[i64]> = batch.iter().map(|draw| pieces[draw.0].ids).collect();
         passed += rows.len() as u64;
         let scores = score(denoiser, &rows, &clean, layout, forbidden)?;
-        for ((&(piece, replicate, _), masks), scores) in batch.iter().zip(&masks).zip(scores) {
+        for ((&(piece, replicate, _), masks), scores) in batch.iter().zip(masks).zip(scores) {
             let piece = &pieces[piece];
-            let mut scores = scores.into_iter();
-            for (group, masked) in piece.groups.iter().zip(masks) {
-                let of_group: Vec<Score> = scores.by_ref().take(masked.len()).collect();
-                let nats: f64 = of_group.iter().map(|score| score.nll).sum();
-                let ratio = masked.len() as f64 / group.len() as f64;
-                totals[piece.document][replicate] += nats / ratio / config.passes as f64;
-                let bin = ((ratio * config.bins as f64).ceil() as usize).clamp(1, config.bins) - 1;
-                bins[bin].tokens += masked.len() as u64;
-                bins[bin].nats += nats;
-                bins[bin].correct += of_group.iter().filter(|score| score.is_correct).count() as u64;
+            let nll = count_bins(piece, &masks, &scores, &mut bins);
+            under_way.push(Pass { masks, nll });
+            if under_way.len() == config.passes {
+                totals[piece.document][replicate] += of_replicate(piece, &under_way);
+                under_way.clear();
             }
         }
     }
@@ -223,6 +221,67 @@ pub fn autoregressive(
     let mut found = finish(documents, &pieces, totals, &[all], passed, excluded)?;
     found.by_mask_ratio.clear();
     Ok(found)
+}
+
+/// What one pass over a piece masked in each group, and what that cost.
+struct Pass {
+    masks: Vec<Vec<usize>>,
+    nll: Vec<Vec<f64>>,
+}
+
+/// Adds the scores of a row to the table by mask ratio, and gives their losses group by group.
+fn count_bins(piece: &Piece<'_>, masks: &[Vec<usize>], scores: &[Score], bins: &mut [BinSums]) -> Vec<Vec<f64>> {
+    let mut scores = scores.iter();
+    let mut of_groups = Vec::with_capacity(masks.len());
+    for (group, masked) in piece.groups.iter().zip(masks) {
+        let of_group: Vec<&Score> = scores.by_ref().take(masked.len()).collect();
+        let ratio = masked.len() as f64 / group.len() as f64;
+        let n_bins = bins.len();
+        let bin = &mut bins[((ratio * n_bins as f64).ceil() as usize).clamp(1, n_bins) - 1];
+        bin.tokens += masked.len() as u64;
+        bin.nats += of_group.iter().map(|score| score.nll).sum::<f64>();
+        bin.correct += of_group.iter().filter(|score| score.is_correct).count() as u64;
+        of_groups.push(of_group.into_iter().map(|score| score.nll).collect());
+    }
+    of_groups
+}
+
+/// The nats of a piece by the passes of one replicate: the mean over passes of `n / k` times the sum over the `k` masked tokens.
+///
+/// With few masks that sum varies most by which tokens they fall on. So each token's loss is compared with what the token cost in the
+/// *other* passes, `b_i`: the sum over all tokens of `b_i` and `n / k` times the sum over masked ones of the differences. Since this
+/// pass's masks are independent of the others, the expectation is the same whatever `b_i` is; a good guess only lowers the variance.
+fn of_replicate(piece: &Piece<'_>, passes: &[Pass]) -> f64 {
+    let mut sum = 0.0;
+    for (index, group) in piece.groups.iter().enumerate() {
+        // How often each token was masked, and what it cost.
+        let mut costs = vec![(0.0, 0.0); piece.ids.len()];
+        for pass in passes {
+            for (&position, nll) in pass.masks[index].iter().zip(&pass.nll[index]) {
+                costs[position].0 += 1.0;
+                costs[position].1 += nll;
+            }
+        }
+        let (all, total) = costs.iter().fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+        for pass in passes {
+            let (masked, nll) = (&pass.masks[index], &pass.nll[index]);
+            let (others, others_total) = (all - masked.len() as f64, total - nll.iter().sum::<f64>());
+            let mean = if others > 0.0 { others_total / others } else { 0.0 };
+            let mut own = vec![0.0; piece.ids.len()];
+            masked.iter().zip(nll).for_each(|(&position, nll)| own[position] = *nll);
+            let is_masked = |position: usize| masked.binary_search(&position).is_ok();
+            // Shrunk towards the mean, the more the fewer passes say something of the token.
+            let guess = |position: usize| {
+                let (count, cost) = costs[position];
+                let count = count - f64::from(is_masked(position));
+                (cost - own[position] + 0.5 * mean) / (count + 0.5)
+            };
+            let difference: f64 = masked.iter().map(|&position| own[position] - guess(position)).sum();
+            let guesses: f64 = group.iter().map(|&position| guess(position)).sum();
+            sum += guesses + difference * group.len() as f64 / masked.len() as f64;
+        }
+    }
+    sum / passes.len() as f64
 }
 
 fn finish(
