@@ -3,7 +3,7 @@
 //! Steps run ahead of one another and on several threads, and a killed preparation goes on in the middle. So what happens to a
 //! numbered document is noted under its number, and the sums up to a number are the same whenever they are taken.
 
-use crate::{manifest::TokenAccount, number::NUMBER, tokenize::Tokens};
+use crate::{manifest::TokenAccount, number::NUMBER};
 use datafusion::arrow::{
     array::{AsArray, RecordBatch},
     datatypes::Int64Type,
@@ -78,12 +78,12 @@ impl Account {
         }
     }
 
-    /// Counts the documents of a batch that was tokenized.
-    pub(crate) fn tokenized(&self, batch: &RecordBatch, documents: &[Tokens]) {
-        let tokens = |document: &Tokens| document.ids.len() as u64;
-        self.documents.fetch_add(documents.len() as u64, Ordering::Relaxed);
-        self.tokens.fetch_add(documents.iter().map(tokens).sum(), Ordering::Relaxed);
-        let events = documents.iter().map(|document| Event::Tokenized { tokens: tokens(document) });
+    /// Counts the documents of a batch that was tokenized, by their lengths in tokens.
+    pub(crate) fn tokenized(&self, batch: &RecordBatch, lengths: &[usize]) {
+        let tokens = |length: &usize| *length as u64;
+        self.documents.fetch_add(lengths.len() as u64, Ordering::Relaxed);
+        self.tokens.fetch_add(lengths.iter().map(tokens).sum(), Ordering::Relaxed);
+        let events = lengths.iter().map(|length| Event::Tokenized { tokens: tokens(length) });
         self.note(batch, events.enumerate());
     }
 
@@ -203,15 +203,11 @@ mod tests {
         RecordBatch::try_from_iter([(NUMBER, numbers)]).unwrap()
     }
 
-    fn documents(lengths: &[usize]) -> Vec<Tokens> {
-        lengths.iter().map(|len| Tokens { ids: vec![1; *len], labels: vec![1; *len] }).collect()
-    }
-
     #[test]
     fn sums_up_to_a_number_do_not_depend_on_what_ran_ahead() {
         let account = Account::default();
-        account.tokenized(&batch(&[2, 3]), &documents(&[5, 7]));
-        account.tokenized(&batch(&[0, 1]), &documents(&[1, 0]));
+        account.tokenized(&batch(&[2, 3]), &[5, 7]);
+        account.tokenized(&batch(&[0, 1]), &[1, 0]);
         account.dropped_tokens(&batch(&[2, 3]), "truncate", [(0, 2), (1, 4)]);
         account.added_tokens(&batch(&[0, 1]), "answer_tail", [(0, 9)]);
         let three = account.settle(3);
@@ -225,7 +221,7 @@ mod tests {
     fn what_was_counted_before_a_kill_is_not_counted_again() {
         let account = Account::default();
         account.resume(Totals { documents: 4, tokens: 40, ..Totals::default() }, 4);
-        account.tokenized(&batch(&[1, 3, 4]), &documents(&[10, 10, 10])); // 1 and 3 are needed again
+        account.tokenized(&batch(&[1, 3, 4]), &[10, 10, 10]); // 1 and 3 are needed again
         let closed = account.close(9);
         assert_eq!((closed.documents, closed.tokens, closed.rows), (5, 50, 9));
     }

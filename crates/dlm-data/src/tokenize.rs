@@ -20,7 +20,7 @@ use datafusion::{
     },
     execution::{SendableRecordBatchStream, TaskContext},
 };
-use dlm_tokenizer::{Part, Specials, Tokenizer, TokenizerError};
+use dlm_tokenizer::{Part, Session, Specials, Tokenizer, TokenizerError};
 use std::{path::Path, sync::Arc};
 
 /// A document as the model will see it.
@@ -88,16 +88,27 @@ impl Encoder {
     /// # Errors
     /// When the tokenizer cannot encode it.
     pub fn text(&self, text: &str) -> Result<Tokens, TokenizerError> {
-        let ids = self.tokenizer.encode(text, Specials::AsText)?;
-        if ids.is_empty() {
-            return Ok(Tokens::default());
+        let mut ids = Vec::new();
+        self.append_text(&mut self.tokenizer.session(), text, &mut ids)?;
+        let ids: Vec<i32> = ids.into_iter().map(signed).collect();
+        Ok(Tokens { labels: ids.clone(), ids })
+    }
+
+    /// Appends the tokens of a text, and returns how many there are.
+    fn append_text(&self, session: &mut Session, text: &str, ids: &mut Vec<u32>) -> Result<usize, TokenizerError> {
+        let start = ids.len();
+        ids.extend(self.prefix.iter().map(|id| id.cast_unsigned()));
+        let before = ids.len();
+        session.encode_into(text, Specials::AsText, ids)?;
+        if ids.len() == before {
+            ids.truncate(start);
+            return Ok(0);
         }
-        let mut all = self.prefix.clone();
-        all.extend(ids.into_iter().map(signed));
-        if self.end != End::Never && all.last() != self.eos.as_ref() {
-            all.extend(self.eos);
+        let eos = self.eos.map(i32::cast_unsigned);
+        if self.end != End::Never && ids.last() != eos.as_ref() {
+            ids.extend(eos);
         }
-        Ok(Tokens { labels: all.clone(), ids: all })
+        Ok(ids.len() - start)
     }
 
     /// The tokens of a conversation; answers and what ends them are targets.
@@ -181,9 +192,15 @@ pub(crate) fn list_of_int32(name: &str) -> Field {
 
 /// Lists of 32-bit numbers as a column.
 pub(crate) fn int32_lists<'a>(lists: impl Iterator<Item = &'a [i32]> + Clone) -> ArrayRef {
-    let values: Vec<i32> = lists.clone().flatten().copied().collect();
+    let mut values = Vec::with_capacity(lists.clone().map(<[i32]>::len).sum());
+    lists.clone().for_each(|list| values.extend_from_slice(list));
+    list_array(values, lists.map(<[i32]>::len))
+}
+
+/// Lists of these lengths, which stand one behind the other in `values`, as a column.
+fn list_array(values: Vec<i32>, lengths: impl IntoIterator<Item = usize>) -> ArrayRef {
     let item = Arc::new(Field::new("item", DataType::Int32, false));
-    let offsets = OffsetBuffer::from_lengths(lists.map(<[i32]>::len));
+    let offsets = OffsetBuffer::from_lengths(lengths);
     Arc::new(ListArray::new(item, offsets, Arc::new(Int32Array::from(values)), None))
 }
 
@@ -230,31 +247,47 @@ impl Stage for TokenizeStage {
 
 impl TokenizeStage {
     fn map(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let rows = batch[ROW].as_primitive::<Int64Type>();
-        let encode: Box<dyn Fn(usize) -> Result<Tokens, String>> = match &self.text {
-            Some(column) => {
-                let texts = strings(&batch[column.as_str()]).map_err(DataError::Invalid)?;
-                Box::new(move |i| {
-                    if texts.is_null(i) {
-                        return Err(format!("`{column}` is null"));
-                    }
-                    self.encoder.text(texts.value(i)).map_err(|error| error.to_string())
-                })
-            }
-            None => {
-                Box::new(|i| self.encoder.conversation(&from_array(&batch[CHAT], i)).map_err(|error| error.to_string()))
-            }
+        let made = match &self.text {
+            Some(column) => self.texts(batch, column)?,
+            None => self.conversations(batch)?,
         };
-        let documents = (0..batch.num_rows())
-            .map(|i| encode(i).map_err(|message| self.rows.error(rows.value(i), message)))
-            .collect::<Result<Vec<_>>>()?;
-        self.account.tokenized(batch, &documents);
         let passed = [ROW, NUMBER].into_iter().filter_map(|name| batch.column_by_name(name).cloned());
-        let made = [
-            int32_lists(documents.iter().map(|document| document.ids.as_slice())),
-            int32_lists(documents.iter().map(|document| document.labels.as_slice())),
-        ];
         let columns = passed.chain(made).collect();
         Ok(RecordBatch::try_new(self.schema(), columns).expect("the columns are those of the schema"))
+    }
+
+    /// The tokens of a column of texts, which are their own labels: both columns share one piece of memory.
+    fn texts(&self, batch: &RecordBatch, column: &str) -> Result<[ArrayRef; 2]> {
+        let texts = strings(&batch[column]).map_err(DataError::Invalid)?;
+        let mut session = self.encoder.tokenizer.session();
+        let (mut ids, mut lengths) = (Vec::new(), Vec::with_capacity(batch.num_rows()));
+        for i in 0..batch.num_rows() {
+            if texts.is_null(i) {
+                return Err(self.bad(batch, i, format!("`{column}` is null")));
+            }
+            let length = self.encoder.append_text(&mut session, texts.value(i), &mut ids);
+            lengths.push(length.map_err(|error| self.bad(batch, i, error.to_string()))?);
+        }
+        self.account.tokenized(batch, &lengths);
+        let ids = list_array(ids.into_iter().map(signed).collect(), lengths);
+        Ok([Arc::clone(&ids), ids])
+    }
+
+    /// The tokens and the labels of a column of conversations.
+    fn conversations(&self, batch: &RecordBatch) -> Result<[ArrayRef; 2]> {
+        let encode = |i| {
+            let tokens = self.encoder.conversation(&from_array(&batch[CHAT], i));
+            tokens.map_err(|error| self.bad(batch, i, error.to_string()))
+        };
+        let documents = (0..batch.num_rows()).map(encode).collect::<Result<Vec<_>>>()?;
+        let lengths: Vec<usize> = documents.iter().map(|document| document.ids.len()).collect();
+        self.account.tokenized(batch, &lengths);
+        let ids = int32_lists(documents.iter().map(|document| document.ids.as_slice()));
+        Ok([ids, int32_lists(documents.iter().map(|document| document.labels.as_slice()))])
+    }
+
+    /// The error for a row of a batch that cannot be used.
+    fn bad(&self, batch: &RecordBatch, i: usize, message: String) -> DataError {
+        self.rows.error(batch[ROW].as_primitive::<Int64Type>().value(i), message)
     }
 }
