@@ -72,8 +72,8 @@ fn an_adapter_is_trained_resumed_sampled_with_and_merged() {
     scratch.succeed(&["model", "merge", "run", "merged", "--dtype", "float32"]);
     assert_eq!(sample(&scratch, &["--model", "merged"]), alone);
     assert!(scratch.path("merged/tokenizer.json").is_file());
-    scratch.refuse(&["model", "merge", "run", "merged"], 2, &["which holds a model"]);
-    scratch.refuse(&["model", "merge", base, "other"], 2, &["an adapter: a folder with adapter_config.json"]);
+    scratch.refuse(&["model", "merge", "run", "merged"], 2, &["holds a model"]);
+    scratch.refuse(&["model", "merge", base, "other"], 2, &["is a whole model"]);
     let dropless = ["train", "--config", "run.toml", "--set", "lora_dropout=0", "--resume", "--profile", "pretrain"];
     scratch.refuse(&dropless, 1, &["adapter"]);
 
