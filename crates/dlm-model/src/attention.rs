@@ -1,6 +1,12 @@
 //! Multi-head attention by the facts of an `AttentionLayout`, with grouped keys and values.
 
-use crate::{linear::Linear, norm::RmsNorm, rotary::Rotation, state_dict::Tensors};
+use crate::{
+    cache::{Layer, spliced},
+    linear::Linear,
+    norm::RmsNorm,
+    rotary::Rotation,
+    state_dict::Tensors,
+};
 use dlm_diffusion::{AttentionLayout, Visibility};
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -128,6 +134,41 @@ impl Attention {
         wanted: Option<&Tensor>,
         wanted_keys: Option<&Tensor>,
     ) -> Result<Tensor, TchError> {
+        let [query, key, value] = self.project(x, pass)?;
+        let mask = pass.windowed.as_ref().filter(|_| self.has_window).unwrap_or(&pass.mask);
+        let (mask, is_causal) = match mask {
+            Mask::Full => (None, false),
+            Mask::Causal => (None, true),
+            Mask::Additive(mask) => (Some(mask), false),
+        };
+        let mixed = self.mix(&query, &key, &value, mask, is_causal)?;
+        match wanted {
+            Some(wanted) => self.output.forward(&mixed.f_index_select(0, wanted)?, wanted_keys),
+            None => self.output.forward(&mixed, wanted_keys),
+        }
+    }
+
+    /// What each token gathers from itself, the others in `x`, and the cached ones; see [`crate::KvCache`].
+    pub(crate) fn forward_cached(
+        &self,
+        x: &Tensor,
+        pass: &Pass,
+        layer: Option<&Layer>,
+        start: i64,
+    ) -> Result<(Tensor, Layer), TchError> {
+        let [query, key, value] = self.project(x, pass)?;
+        let layer = match layer {
+            Some(Layer { key: old_key, value: old_value }) => {
+                Layer { key: spliced(old_key, &key, start, 2), value: spliced(old_value, &value, start, 2) }
+            }
+            None => Layer { key, value },
+        };
+        let mixed = self.mix(&query, &layer.key, &layer.value, None, false)?;
+        Ok((self.output.forward(&mixed, None)?, layer))
+    }
+
+    /// Queries, keys and values, rotated, each `[batch, heads, seq_len, head_dim]`.
+    fn project(&self, x: &Tensor, pass: &Pass) -> Result<[Tensor; 3], TchError> {
         let split = |x: Tensor, heads| x.view([pass.batch, pass.seq_len, heads, self.head_dim]);
         let keys = pass.dropout_keys.as_ref();
         let mut query = split(self.query.forward(x, keys)?, self.heads);
@@ -137,20 +178,20 @@ impl Attention {
             (query, key) = (query_norm.forward(&query)?, key_norm.forward(&key)?);
         }
         let (query, key) = (pass.rotation.apply(&query), pass.rotation.apply(&key));
-        let [query, key, value] = [query, key, value].map(|x| x.transpose(1, 2)); // [batch, heads, seq_len, head_dim]
-        let mask = pass.windowed.as_ref().filter(|_| self.has_window).unwrap_or(&pass.mask);
-        let (mask, is_causal) = match mask {
-            Mask::Full => (None, false),
-            Mask::Causal => (None, true),
-            Mask::Additive(mask) => (Some(mask), false),
-        };
+        Ok([query, key, value].map(|x| x.transpose(1, 2)))
+    }
+
+    /// Values by the likeness of queries and keys, `[batch * queries, hidden]`.
+    fn mix(
+        &self,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+        mask: Option<&Tensor>,
+        is_causal: bool,
+    ) -> Result<Tensor, TchError> {
         let is_grouped = self.kv_heads < self.heads;
-        let mixed =
-            Tensor::f_scaled_dot_product_attention(&query, &key, &value, mask, 0.0, is_causal, None, is_grouped)?;
-        let mixed = mixed.transpose(1, 2).reshape([pass.batch * pass.seq_len, self.heads * self.head_dim]);
-        match wanted {
-            Some(wanted) => self.output.forward(&mixed.f_index_select(0, wanted)?, wanted_keys),
-            None => self.output.forward(&mixed, wanted_keys),
-        }
+        let mixed = Tensor::f_scaled_dot_product_attention(query, key, value, mask, 0.0, is_causal, None, is_grouped)?;
+        Ok(mixed.transpose(1, 2).reshape([-1, self.heads * self.head_dim]))
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     attention::{Attention, Heads, Pass},
+    cache::Layer,
     config::ModelConfig,
     mlp::Mlp,
     norm::RmsNorm,
@@ -55,5 +56,19 @@ impl Block {
         };
         let added = self.mlp.forward(&self.mlp_norm.forward(&x)?, keys.as_ref())?;
         Ok(x + added)
+    }
+
+    /// The same for a window of tokens that also see the cached ones, with the keys and values of all.
+    pub(crate) fn forward_cached(
+        &self,
+        x: &Tensor,
+        pass: &Pass,
+        layer: Option<&Layer>,
+        start: i64,
+    ) -> Result<(Tensor, Layer), TchError> {
+        let (mixed, layer) = self.attention.forward_cached(&self.attention_norm.forward(x)?, pass, layer, start)?;
+        let x = x + mixed;
+        let added = self.mlp.forward(&self.mlp_norm.forward(&x)?, None)?;
+        Ok((x + added, layer))
     }
 }

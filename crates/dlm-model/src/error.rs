@@ -168,6 +168,20 @@ pub enum ModelError {
         /// What it names.
         found: String,
     },
+    /// A window does not fit the cache that it is read with.
+    #[error("a window of {batch} rows at places {start} to {end} does not fit a cache of {rows} rows and {len} places")]
+    CacheMismatch {
+        /// Rows of the cache.
+        rows: i64,
+        /// Cached tokens of each row.
+        len: i64,
+        /// Rows of the window.
+        batch: i64,
+        /// Its first place.
+        start: i64,
+        /// The place after its last.
+        end: i64,
+    },
     /// Weights hold numbers that are none.
     #[error("weights are not finite: {}", not_finite(names))]
     NotFinite {

@@ -37,6 +37,7 @@
 mod adapter;
 mod attention;
 mod block;
+mod cache;
 mod card;
 mod checkpoint;
 mod config;
@@ -56,6 +57,7 @@ mod state_dict;
 mod transformer;
 
 pub use adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraConfig, LoraTargets};
+pub use cache::{CacheUse, KvCache};
 pub use card::ModelCard;
 pub use config::{FAMILIES, Family, Initializer, ModelConfig, PRESETS, Preset};
 pub use diffusion_info::DiffusionInfo;

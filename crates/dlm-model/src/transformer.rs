@@ -3,6 +3,7 @@
 use crate::{
     attention::{Mask, Pass},
     block::Block,
+    cache::Layer,
     config::ModelConfig,
     norm::RmsNorm,
     rotary::Rotary,
@@ -64,6 +65,33 @@ impl Transformer {
         for (i, block) in self.blocks.iter().enumerate() {
             let wanted = wanted.filter(|_| i + 1 == self.blocks.len());
             x = block.forward(&x, &pass, wanted)?;
+        }
+        self.norm.forward(&x)
+    }
+
+    /// The states of a window of tokens, `[batch * window, hidden]`, that also see the cached ones; see [`crate::KvCache`].
+    pub(crate) fn forward_cached(
+        &self,
+        ids: &Tensor,
+        position_ids: &Tensor,
+        layers: &mut Vec<Layer>,
+        start: i64,
+        keeps: bool,
+    ) -> Result<Tensor, TchError> {
+        let (batch, seq_len) = ids.size2()?;
+        let rotation = self.rotary.rotation(position_ids, self.embedding.kind());
+        let pass = Pass { batch, seq_len, rotation, mask: Mask::Full, windowed: None, dropout_keys: None };
+        let mut x = self.embed(&ids.flatten(0, 1))?;
+        let mut kept = Vec::new();
+        for (i, block) in self.blocks.iter().enumerate() {
+            let layer;
+            (x, layer) = block.forward_cached(&x, &pass, layers.get(i), start)?;
+            if keeps {
+                kept.push(layer);
+            }
+        }
+        if keeps {
+            *layers = kept;
         }
         self.norm.forward(&x)
     }
