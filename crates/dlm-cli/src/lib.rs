@@ -17,6 +17,7 @@
 //! # Ok::<(), dlm_cli::settings::SettingsError>(())
 //! ```
 
+mod allocator;
 pub mod args;
 mod commands;
 pub mod error;

@@ -46,6 +46,7 @@ fn prepare(args: PrepareArgs) -> anyhow::Result<()> {
     resources.memory_limit = args.memory_limit;
     let existing = if args.overwrite { Existing::Overwrite } else { Existing::Refuse };
     let options = PrepareOptions { output: args.output, resources, existing };
+    crate::allocator::share_pools();
     let mut progress = PrepareProgress::new()?;
     let report = pipeline.prepare(&options, |state| progress.show(state));
     progress.finish();
