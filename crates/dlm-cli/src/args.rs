@@ -66,7 +66,8 @@ pub enum DataCommand {
     Explain(ExplainArgs),
     /// Look at prepared data: counts, lengths, and rows as text
     ///
-    /// What the model has to produce is green, what it is given is dim; documents of a packed row stand apart.
+    /// What the model has to produce is green, what it is given is dim; documents of a packed row stand apart. The keys of
+    /// `--json` are described in docs/inspect.md.
     Inspect(InspectArgs),
     /// Check prepared data: checksums, every row, the account of tokens, both sides of the split
     ///
@@ -131,9 +132,33 @@ pub struct InspectArgs {
     /// Rows of each side to show as text
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub rows: u64,
+    /// Look at one side only
+    #[arg(long, value_name = "SIDE")]
+    pub split: Option<Side>,
     /// Write one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Write a page with plots as well; it needs no other file and no network
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// A side of prepared data, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Side {
+    /// What is trained on
+    Train,
+    /// What is set aside to measure by
+    Validation,
+}
+
+impl From<Side> for dlm_data::Split {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Train => Self::Train,
+            Side::Validation => Self::Validation,
+        }
+    }
 }
 
 /// What `dlm tokenizer` can do.

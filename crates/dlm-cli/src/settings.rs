@@ -11,11 +11,13 @@ mod error;
 mod keys;
 mod layer;
 mod lenient;
+mod prepared;
 mod resolve;
 mod show;
 
 pub use choices::{Adapter, Compat, Optimizer, Strategy, WandbMode};
 pub use error::{Given, SettingsError};
 pub use keys::{DEFAULT_MASK_TOKEN, Diffusion, Settings};
+pub use prepared::{PreparedPath, PreparedPaths};
 pub use resolve::{Ignored, Resolved, Sources, resolve, resolve_file};
 pub use show::Entry;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::result_large_err)] // figment::Jail's closures return figment's error
 
-use dlm_cli::settings::{Compat, Sources, resolve, resolve_file};
+use dlm_cli::settings::{Compat, PreparedPath, PreparedPaths, Sources, resolve, resolve_file};
 use dlm_diffusion::{LossNormalization, PackingIsolation, ScheduleName};
 use figment::Jail;
 use std::path::PathBuf;
@@ -117,6 +117,13 @@ fn a_wrong_value_names_its_key_its_source_what_was_found_and_what_is_expected() 
             "lora_r: 0",
             "lora_dropout: 1",
             "peft_use_dora: true",
+            "dataset_prepared_path: {path: data}",
+            "dataset_prepared_path: [data, {path: more, weight: 2}]",
+            "dataset_prepared_path: [{path: data, weight: 0}]",
+            "dataset_prepared_path: [{path: data, wieght: 1}]",
+            "dataset_prepared_path: [{weight: 1}]",
+            "max_eval_samples: 0",
+            "dataloader_prefetch_factor: -1",
             "a: b: c",
         ];
         let mut report = String::new();
@@ -125,6 +132,38 @@ fn a_wrong_value_names_its_key_its_source_what_was_found_and_what_is_expected() 
             report += &format!("{text}\n  {}\n", complaint(&file("run.yaml")).replace('\n', "\n  "));
         }
         insta::assert_snapshot!(report);
+        Ok(())
+    });
+}
+
+#[test]
+fn prepared_data_is_one_folder_or_several_with_weights() {
+    Jail::expect_with(|jail| {
+        let shown = |text: &str| {
+            let sources = Sources { assignments: vec![format!("dataset_prepared_path={text}")], ..Sources::default() };
+            let resolved = resolve(&sources).unwrap();
+            let entry = resolved.entries().into_iter().find(|entry| entry.key == "dataset_prepared_path").unwrap();
+            (resolved.settings.dataset_prepared_path, entry.to_string())
+        };
+        let one = |path: &str, weight| PreparedPath { path: path.to_owned(), weight };
+        assert_eq!(
+            shown("a,b"),
+            (Some(PreparedPaths(vec![one("a,b", None)])), "dataset_prepared_path = \"a,b\"  from --set".to_owned())
+        );
+        assert_eq!(
+            shown("[\"a\", \"b\"]"),
+            (
+                Some(PreparedPaths(vec![one("a", None), one("b", None)])),
+                "dataset_prepared_path = [\"a\", \"b\"]  from --set".to_owned()
+            )
+        );
+        let (weighted, text) = shown("[{ path = \"a\", weight = 2 }, { path = \"b\", weight = \"0.5\" }]");
+        assert_eq!(weighted, Some(PreparedPaths(vec![one("a", Some(2.0)), one("b", Some(0.5))])));
+        assert_eq!(shown("").0, None);
+        assert_eq!(shown("[]").0, None);
+        // What is shown can be read again, as `settings.toml` of a run is.
+        jail.create_file("again.toml", text.split("  from").next().unwrap())?;
+        assert_eq!(resolve(&file("again.toml")).unwrap().settings.dataset_prepared_path, weighted);
         Ok(())
     });
 }

@@ -2,7 +2,10 @@
 //!
 //! `cargo run -p dlm-data --example pipeline_in_rust [TOKENIZER]`
 
-use dlm_data::{Cursor, Pack, Pipeline, PrepareOptions, PreparedData, Reader, ReaderConfig, Split, Tokenize, inspect};
+use dlm_data::{
+    Cursor, InspectOptions, Pack, Pipeline, PrepareOptions, PreparedData, Reader, ReaderConfig, Split, Tokenize,
+    inspect,
+};
 use std::{error::Error, fs, path::PathBuf};
 
 const LINES: &str = r#"
@@ -37,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let report = pipeline.prepare(&options, |_| ())?;
     let account = &report.manifest.account;
     println!("--- {} rows, {} documents, {} tokens", account.rows, account.documents, account.tokens);
-    for row in &inspect(&report.output, 9)?.sides[0].samples {
+    for row in &inspect(&report.output, &InspectOptions { samples: 9, ..InspectOptions::default() })?.sides[0].samples {
         println!("row with {} padding tokens", row.padding);
         for segment in &row.segments {
             let text: String = segment.spans.iter().map(|span| span.text.as_str()).collect();
@@ -46,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     let data = PreparedData::open(&report.output, Split::Train)?;
-    let config = ReaderConfig { micro_batch_size: 2, micro_batches_per_window: 2, seed: 0, shuffle: true };
+    let config = ReaderConfig { micro_batch_size: 2, micro_batches_per_window: 2, ..ReaderConfig::default() };
     let mut reader = Reader::new(&data, config, Cursor::default())?;
     for _ in 0..2 * reader.windows_per_epoch() {
         let window = reader.next_window()?;

@@ -33,11 +33,11 @@ pub struct Document {
     pub start: usize,
     /// Its number of tokens.
     pub len: usize,
-    /// Which document: the number of its row over all sources.
+    /// Which document: the number of its row over all sources; in a mixture, that of the dataset above bit 48.
     pub id: i64,
     /// Where a cut piece begins in its document, in tokens.
     pub offset: i64,
-    /// How often the document came before in this epoch: 0 when every row is read once.
+    /// How often its row came before in this epoch: 0 unless a dataset is given a larger share than it has rows.
     pub occurrence: u64,
     /// How many documents and pieces came before in this epoch's order.
     pub ordinal: u64,

@@ -1,5 +1,6 @@
 //! The errors of this crate: what is wrong, in which file, row or step, and what to do about it.
 
+use crate::manifest::Split;
 use datafusion::{
     arrow::error::ArrowError, common::SchemaError, error::DataFusionError, parquet::errors::ParquetError,
 };
@@ -254,6 +255,24 @@ pub enum DataError {
         message: String,
     },
 
+    /// A side of prepared data that has no rows.
+    #[error("the `{}` side of `{}` has no rows", split.folder(), path.display())]
+    EmptySide {
+        /// The folder of the data.
+        path: PathBuf,
+        /// Which side.
+        split: Split,
+    },
+
+    /// Prepared datasets that cannot be one.
+    #[error("`{}` and `{}` cannot be mixed: {why}", paths.0.display(), paths.1.display())]
+    Unmixable {
+        /// The folders of the two.
+        paths: Box<(PathBuf, PathBuf)>,
+        /// What is different.
+        why: String,
+    },
+
     /// A value that makes no sense, with the value.
     #[error("{0}")]
     Invalid(String),
@@ -317,6 +336,8 @@ impl DataError {
             Self::Empty { .. } => "look at the `filter` steps and at the column that is tokenized",
             Self::Occupied { .. } => "choose another output folder, or ask for it to be overwritten",
             Self::Busy { .. } => "wait for it to end, or choose another output folder",
+            Self::EmptySide { .. } => "prepare it from more documents, or set fewer aside with `split.validation`",
+            Self::Unmixable { .. } => "prepare both with one tokenizer and one `pack.sequence_len`",
             Self::NotPrepared { .. } => "prepare the data first: `dlm data prepare PIPELINE`",
             Self::Tokenizer(error) => return error.help(),
             Self::Account { .. } => "this is a mistake in dlm, and the data was not written: please report it",

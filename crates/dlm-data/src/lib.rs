@@ -4,7 +4,7 @@
 //! changed by overrides; it lowers to one DataFusion plan, which [`Pipeline::explain`] shows and [`Pipeline::prepare`] runs.
 //! What comes out is a folder of Parquet shards with a [`Manifest`]: rows of equal length in which documents stand side by
 //! side, kept apart by segment. A [`Reader`] hands them out in windows of one optimiser step, shuffled anew in every epoch and
-//! resumable at any [`Cursor`]. This crate never sees a tensor.
+//! resumable at any [`Cursor`], also of several datasets mixed by weight ([`Mixture`]) and divided among processes. This crate never sees a tensor.
 //!
 //! ```
 //! # use std::fs;
@@ -29,7 +29,7 @@
 //! assert_eq!(report.manifest.account.documents, 3);
 //!
 //! let data = PreparedData::open(&report.output, Split::Train)?;
-//! let config = ReaderConfig { micro_batch_size: 2, micro_batches_per_window: 1, seed: 0, shuffle: true };
+//! let config = ReaderConfig { micro_batch_size: 2, ..ReaderConfig::default() };
 //! let mut reader = Reader::new(&data, config, Cursor::default())?;
 //! let window = reader.next_window()?;
 //! assert_eq!(window.micro_batches[0].seq_len, 32);
@@ -47,13 +47,17 @@ mod chat;
 mod checkpoint;
 mod cursor;
 mod error;
+mod explain;
 mod first_fit;
 mod functions;
+mod group_cache;
+mod hold_out;
 mod inspect;
 mod journal;
 mod leak;
 mod limits;
 mod manifest;
+mod mixture;
 mod number;
 mod overrides;
 mod pack;
@@ -62,12 +66,14 @@ mod pipeline;
 mod plan;
 mod prepare;
 mod prepared;
+mod read_ahead;
 mod reader;
 mod remote;
 mod row_check;
 mod scan;
 mod shard;
 mod shard_file;
+mod shard_index;
 mod shard_writer;
 mod shuffle;
 mod source;
@@ -86,18 +92,24 @@ pub use batch::{Batch, Document, IGNORE_INDEX};
 pub use chat::{Conversation, Piece};
 pub use cursor::Cursor;
 pub use error::{DataError, Result};
+pub use explain::explain;
 pub use first_fit::{first_fit, first_fit_decreasing, sequential};
-pub use inspect::{DecodedRow, DecodedSegment, Inspection, LengthBucket, SideInspection, Span, inspect};
+pub use hold_out::{HeldOut, Part};
+pub use inspect::{
+    DecodedRow, DecodedSegment, FillBucket, InspectOptions, Inspection, LengthBucket, Lengths, SideInspection, Span,
+    inspect,
+};
 pub use limits::{Limits, SizeError, parse_size};
 pub use manifest::{
     InputFile, MANIFEST, Manifest, ShardInfo, SourceInfo, Split, SplitInfo, TokenAccount, TokenizerInfo,
 };
+pub use mixture::Mixture;
 pub use pack::{Fragment, PackedRow, Packer};
 pub use pipeline::{Output, Pipeline};
-pub use plan::{Resources, explain};
+pub use plan::Resources;
 pub use prepare::{Existing, PrepareOptions, PrepareReport, Progress, prepare};
-pub use prepared::{Part, PreparedData};
-pub use reader::{Reader, ReaderConfig, Window};
+pub use prepared::PreparedData;
+pub use reader::{Process, Reader, ReaderConfig, Window};
 pub use remote::{Remote, Retry};
 pub use row_check::Fault;
 pub use shard::Row;

@@ -28,7 +28,6 @@ use datafusion::{
     execution::{SessionStateBuilder, memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder},
     functions_window::expr_fn::row_number,
     logical_expr::{Expr, ExprFunctionExt, ExprSchemable, Extension, LogicalPlan, LogicalPlanBuilder, col, lit},
-    physical_plan::displayable,
     prelude::{SessionConfig, SessionContext},
 };
 use dlm_tokenizer::Tokenizer;
@@ -98,6 +97,8 @@ pub(crate) struct Plan {
     pub(crate) packed: Arc<Mutex<Packed>>,
     /// Rows that were read so far.
     pub(crate) rows_read: Arc<AtomicU64>,
+    /// The columns of the sources, then those after each step.
+    pub(crate) columns: Vec<SchemaRef>,
 }
 
 /// How far a pipeline is lowered.
@@ -117,6 +118,7 @@ pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) ->
     let sources = Arc::new(source::open(pipeline, &expressions, resources.threads)?);
     let rows_read = Arc::default();
     let mut lowering = Lowering::begin(pipeline, resources, &sources, &rows_read)?;
+    let mut columns = vec![lowering.schema()];
     let mut steps = pipeline.step.iter();
     match until {
         Until::Packed => {
@@ -129,6 +131,7 @@ pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) ->
                     lowering.number(step)?;
                 }
                 lowering.step(step)?;
+                columns.push(lowering.schema());
             }
         }
         Until::Text => {
@@ -151,20 +154,8 @@ pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) ->
         notes: lowering.notes,
         packed: lowering.packed,
         rows_read,
+        columns,
     })
-}
-
-/// The logical and the physical plan of a pipeline, as text.
-///
-/// # Errors
-/// What [`prepare`](crate::Pipeline::prepare) would find wrong before it reads the first row.
-pub async fn explain(pipeline: &Pipeline, resources: &Resources) -> Result<String> {
-    let plan = lower(pipeline, resources, Until::Packed)?;
-    let (state, logical) = plan.frame.into_parts();
-    let logical = state.optimize(&logical).map_err(planning("the pipeline"))?;
-    let physical = state.create_physical_plan(&logical).await.map_err(planning("the pipeline"))?;
-    let physical = displayable(physical.as_ref()).indent(false).to_string();
-    Ok(format!("logical plan\n{}\n\nphysical plan\n{physical}", logical.display_indent()))
 }
 
 /// A plan under construction.

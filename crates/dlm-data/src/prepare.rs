@@ -93,12 +93,12 @@ impl Pipeline {
         runtime(&options.resources)?.block_on(prepare(self, options, progress))
     }
 
-    /// The logical and the physical plan, as text. Blocks; see [`explain`](crate::explain).
+    /// The steps in plain words, then the logical and the physical plan, as text. Blocks; see [`explain`](crate::explain).
     ///
     /// # Errors
     /// What [`prepare`](Self::prepare) would find wrong before it reads the first row.
     pub fn explain(&self, resources: &Resources) -> Result<String> {
-        runtime(resources)?.block_on(crate::plan::explain(self, resources))
+        runtime(resources)?.block_on(crate::explain::explain(self, resources))
     }
 }
 

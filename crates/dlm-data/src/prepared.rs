@@ -2,19 +2,15 @@
 
 use crate::{
     error::{DataError, Result},
+    group_cache::GroupCache,
     manifest::{Manifest, Split, tokenizer_folder},
     shard::{Row, Shard},
-    shuffle::keyed,
 };
 use dlm_tokenizer::Tokenizer;
 use std::{
-    collections::VecDeque,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
-
-/// Row groups that are kept decompressed, about a megabyte each.
-const CACHED_GROUPS: usize = 32;
 
 /// One side of prepared data. Cheap to clone; clones share what was read.
 #[derive(Debug, Clone)]
@@ -27,39 +23,19 @@ pub struct PreparedData {
 #[derive(Debug)]
 struct Shared {
     folder: PathBuf,
+    split: Split,
     manifest: Manifest,
-    shards: Vec<LazyShard>,
+    shards: Vec<Shard>,
     /// The first row of each shard, and the number of rows at the end.
     shard_starts: Vec<u64>,
-    cache: Mutex<VecDeque<CachedGroup>>,
-}
-
-#[derive(Debug)]
-struct LazyShard {
-    shard: Shard,
-    verified: OnceLock<()>,
-}
-
-#[derive(Debug, Clone)]
-struct CachedGroup {
-    shard: usize,
-    group: usize,
-    rows: Arc<Vec<Row>>,
-}
-
-/// How large a part that is split off should be.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Part {
-    /// A share of the rows, between 0 and 1.
-    Share(f64),
-    /// A number of rows.
-    Rows(u64),
+    cache: Mutex<GroupCache>,
 }
 
 impl PreparedData {
     /// Opens one side of a folder with prepared data.
     ///
-    /// Sizes and footers of all shards are checked here; the checksum of a shard when its first row is read.
+    /// No row is read here: the size of every shard is checked now, its checksum when its first row is asked for, and again
+    /// when the file was written to since.
     ///
     /// # Errors
     /// [`DataError::NotPrepared`] when there is no manifest or the data has no such side; [`DataError::Shard`] with the shard
@@ -74,9 +50,9 @@ impl PreparedData {
         let (mut shards, mut shard_starts) = (Vec::new(), vec![0]);
         for shard in &info.shards {
             shard_starts.push(shard_starts.last().copied().unwrap_or(0) + shard.rows);
-            shards.push(LazyShard { shard: Shard::open(&folder, shard)?, verified: OnceLock::new() });
+            shards.push(Shard::open(&folder, shard)?);
         }
-        let shared = Shared { folder, manifest, shards, shard_starts, cache: Mutex::default() };
+        let shared = Shared { folder, split, manifest, shards, shard_starts, cache: Mutex::default() };
         Ok(Self { shared: Arc::new(shared), subset: None })
     }
 
@@ -92,6 +68,12 @@ impl PreparedData {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.shared.folder
+    }
+
+    /// Which side it is, or is a part of.
+    #[must_use]
+    pub fn split(&self) -> Split {
+        self.shared.split
     }
 
     /// What the data says of itself.
@@ -126,19 +108,42 @@ impl PreparedData {
     /// # Errors
     /// [`DataError::Shard`] when a footer is damaged.
     pub fn document_count(&self) -> Result<u64> {
-        Ok(self.documents_per_row()?.iter().map(|count| u64::from(*count)).sum())
+        (0..self.rows()).map(|row| self.documents_in(row).map(u64::from)).sum()
     }
 
-    /// The number of documents and pieces in each row.
-    pub(crate) fn documents_per_row(&self) -> Result<Vec<u32>> {
+    /// The number of documents and pieces in a row, which its shard's footer knows.
+    pub(crate) fn documents_in(&self, row: u64) -> Result<u32> {
+        let (shard, within) = self.shared.place_of(self.stored(row));
+        Ok(self.shared.shards[shard].segments_per_row()?[memory(within)])
+    }
+
+    /// A hash of the content of each row.
+    pub(crate) fn content_hashes(&self) -> Result<Vec<u64>> {
+        let (sequence_len, vocab_size) = (self.sequence_len(), self.shared.manifest.tokenizer.vocab_size);
+        self.of_all_rows(|shard| shard.content_hashes(sequence_len, vocab_size))
+    }
+
+    /// The documents in each row, with the offset of the piece of each.
+    pub(crate) fn documents_of_rows(&self) -> Result<Vec<Vec<(i64, i64)>>> {
+        self.of_all_rows(Shard::documents_of_rows)
+    }
+
+    fn of_all_rows<T: Clone>(&self, of_shard: impl Fn(&Shard) -> Result<Vec<T>>) -> Result<Vec<T>> {
         let mut all = Vec::new();
-        for lazy in &self.shared.shards {
-            all.extend(lazy.shard.segments_per_row()?);
+        for shard in &self.shared.shards {
+            all.extend(of_shard(shard)?);
         }
         Ok(match &self.subset {
             None => all,
-            Some(rows) => rows.iter().map(|row| all[usize::try_from(*row).expect("rows fit in memory")]).collect(),
+            Some(rows) => rows.iter().map(|row| all[memory(*row)].clone()).collect(),
         })
+    }
+
+    /// The rows with these numbers, in their order.
+    pub(crate) fn part(&self, mut rows: Vec<u64>) -> Self {
+        rows.sort_unstable();
+        let stored = rows.into_iter().map(|row| self.stored(row)).collect();
+        Self { shared: Arc::clone(&self.shared), subset: Some(Arc::new(stored)) }
     }
 
     /// Reads row `i`.
@@ -149,11 +154,7 @@ impl PreparedData {
         if i >= self.rows() {
             return Err(DataError::Invalid(format!("row {i} was asked for, and there are {}", self.rows())));
         }
-        let stored = match &self.subset {
-            None => i,
-            Some(rows) => rows[usize::try_from(i).expect("rows fit in memory")],
-        };
-        self.shared.read(stored)
+        self.shared.read(self.stored(i))
     }
 
     /// Compares every shard with its checksum.
@@ -161,82 +162,36 @@ impl PreparedData {
     /// # Errors
     /// [`DataError::Shard`] with the first that differs.
     pub fn verify(&self) -> Result<()> {
-        self.shared.shards.iter().try_for_each(|lazy| lazy.shard.verify())
-    }
-
-    /// Splits rows off for validation, for data that was prepared without that side: `(the rest, the part)`.
-    ///
-    /// Rows are chosen by a hash of the seed and the first document in them, so the pieces of a long document that fill
-    /// rows stay together. Documents that occur twice may fall on both sides; the pipeline step `split` keeps them together.
-    ///
-    /// # Errors
-    /// [`DataError::Invalid`] when the part would be empty or everything; [`DataError::Shard`] when a shard is damaged.
-    pub fn split_off(&self, part: Part, seed: u64) -> Result<(Self, Self)> {
-        let rows = self.rows();
-        let wanted = match part {
-            Part::Rows(count) => count,
-            Part::Share(share) if share > 0.0 && share < 1.0 => ((rows as f64 * share).round() as u64).max(1),
-            Part::Share(share) => {
-                return Err(DataError::Invalid(format!(
-                    "a share of {share} cannot be split off: it has to lie between 0 and 1"
-                )));
-            }
-        };
-        if wanted == 0 || wanted >= rows {
-            let message = format!("{wanted} rows cannot be split off from {rows}: both sides need some");
-            return Err(DataError::Invalid(message));
-        }
-        let mut order = Vec::new();
-        for row in 0..rows {
-            let first = self.read_row(row)?.document_ids.first().copied().unwrap_or(0);
-            order.push((keyed(seed, first.cast_unsigned()), row));
-        }
-        order.sort_unstable();
-        let side = |chosen: &[(u64, u64)]| {
-            let mut rows: Vec<u64> = chosen.iter().map(|(_, row)| self.stored(*row)).collect();
-            rows.sort_unstable();
-            Self { shared: Arc::clone(&self.shared), subset: Some(Arc::new(rows)) }
-        };
-        let (part, rest) = order.split_at(usize::try_from(wanted).expect("rows fit in memory"));
-        Ok((side(rest), side(part)))
+        self.shared.shards.iter().try_for_each(Shard::verify)
     }
 
     fn stored(&self, row: u64) -> u64 {
-        self.subset.as_ref().map_or(row, |rows| rows[usize::try_from(row).expect("rows fit in memory")])
+        self.subset.as_ref().map_or(row, |rows| rows[memory(row)])
     }
 }
 
 impl Shared {
-    fn read(&self, row: u64) -> Result<Row> {
+    /// The shard that holds a row, and the row's number in it.
+    fn place_of(&self, row: u64) -> (usize, u64) {
         let shard = self.shard_starts.partition_point(|start| *start <= row) - 1;
-        let lazy = &self.shards[shard];
-        let (group, within) = lazy.shard.group_of(row - self.shard_starts[shard]);
-        if let Some(rows) = self.cached(shard, group) {
+        (shard, row - self.shard_starts[shard])
+    }
+
+    fn read(&self, row: u64) -> Result<Row> {
+        let (number, within) = self.place_of(row);
+        let shard = &self.shards[number];
+        let (group, within) = shard.group_of(within)?;
+        let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rows) = cache().get(number, group) {
             return Ok(rows[within].clone());
         }
-        if lazy.verified.get().is_none() {
-            lazy.shard.verify()?;
-            let _ = lazy.verified.set(()); // another thread may have been faster
-        }
-        let vocab_size = self.manifest.tokenizer.vocab_size;
-        let rows = Arc::new(lazy.shard.read_group(group, self.manifest.sequence_len, vocab_size)?);
+        let rows = shard.read_group(group, self.manifest.sequence_len, self.manifest.tokenizer.vocab_size)?;
         let row = rows[within].clone();
-        self.keep(CachedGroup { shard, group, rows });
+        cache().keep(number, group, rows);
         Ok(row)
     }
+}
 
-    /// A group that was read lately, moved to the front.
-    fn cached(&self, shard: usize, group: usize) -> Option<Arc<Vec<Row>>> {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = cache.iter().position(|cached| cached.shard == shard && cached.group == group)?;
-        let found = cache.remove(at)?;
-        cache.push_front(found.clone());
-        Some(found.rows)
-    }
-
-    fn keep(&self, group: CachedGroup) {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.push_front(group);
-        cache.truncate(CACHED_GROUPS);
-    }
+fn memory(row: u64) -> usize {
+    usize::try_from(row).expect("rows fit in memory")
 }

@@ -4,27 +4,38 @@ use crate::{
     error::{DataError, Result, reading},
     manifest::ShardInfo,
     row_check::{Rules, faults},
+    shard_index::GroupIndex,
     source::hex,
 };
 use datafusion::{
     arrow::{
         array::{AsArray, RecordBatch},
-        datatypes::{ArrowPrimitiveType, Int32Type, Int64Type, Schema},
+        datatypes::{ArrowPrimitiveType, Int32Type, Int64Type, SchemaRef},
     },
     parquet::{
-        arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder},
+        arrow::{
+            ProjectionMask,
+            arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder},
+        },
         errors::ParquetError,
+        file::metadata::FileMetaData,
     },
 };
 use sha2::{Digest, Sha256};
 use std::{
     fs::File,
+    hash::Hasher,
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::{Mutex, OnceLock, PoisonError},
+    time::SystemTime,
 };
+use twox_hash::XxHash64;
 
 /// The key under which a shard says how many segments each of its rows has.
 pub(crate) const SEGMENTS_KEY: &str = "dlm.segments_per_row";
+/// The key under which a shard has a hash of the content of each of its rows, 16 digits a row.
+pub(crate) const HASHES_KEY: &str = "dlm.content_hash_per_row";
 
 /// A row as it lies in a shard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,75 +54,123 @@ pub struct Row {
     pub document_offsets: Vec<i64>,
 }
 
+/// A hash of what a row says: equal rows have equal ones, whichever documents they came from.
+pub(crate) fn content_hash(ids: &[i32], labels: &[i32], segment_ids: &[i32]) -> u64 {
+    let mut hash = XxHash64::with_seed(0);
+    for value in [ids, labels, segment_ids].into_iter().flatten() {
+        hash.write_i32(value.to_le());
+    }
+    hash.finish()
+}
+
 pub(crate) fn shard_error(path: &Path, error: &ParquetError) -> DataError {
     DataError::Shard { path: path.to_owned(), message: error.to_string() }
 }
 
-/// A shard that rows are read from.
+/// A shard that rows are read from. Its footer is read when the first row is asked for, and kept in a small form.
 #[derive(Debug)]
 pub(crate) struct Shard {
     path: PathBuf,
     info: ShardInfo,
-    metadata: ArrowReaderMetadata,
-    /// The first row of each group, and the number of rows at the end.
-    group_starts: Vec<u64>,
+    footer: OnceLock<Footer>,
+    /// When the file had last been written as its checksum was compared.
+    verified: Mutex<Option<SystemTime>>,
+}
+
+/// What is kept of a footer.
+#[derive(Debug)]
+struct Footer {
+    schema: SchemaRef,
+    groups: GroupIndex,
+    /// Absent where the footer does not have one for each row.
+    segments_per_row: Option<Box<[u32]>>,
+    /// Absent in a shard of an earlier version.
+    hashes: Option<Box<[u64]>>,
 }
 
 impl Shard {
-    /// Checks the size and reads the footer of a shard.
+    /// Checks that the file is there and has its size; reads nothing of it.
     pub(crate) fn open(folder: &Path, info: &ShardInfo) -> Result<Self> {
         let path = folder.join(&info.path);
-        let size = check_size(&path, info)?;
-        let metadata = ArrowReaderMetadata::load(&size, ArrowReaderOptions::default())
-            .map_err(|error| shard_error(&path, &error))?;
-        let mut group_starts = vec![0];
-        for group in metadata.metadata().row_groups() {
-            let start = group_starts.last().copied().unwrap_or(0);
-            group_starts.push(start + u64::try_from(group.num_rows()).unwrap_or(0));
-        }
-        let rows = group_starts.last().copied().unwrap_or(0);
-        if rows != info.rows {
-            let message = format!("it has {rows} rows, and the manifest says {}", info.rows);
-            return Err(DataError::Shard { path, message });
-        }
-        Ok(Self { path, info: info.clone(), metadata, group_starts })
+        let size = match std::fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(DataError::Shard { path, message: "it is not there".to_owned() });
+            }
+            other => other.map_err(reading(&path))?.len(),
+        };
+        let shard = Self { path, info: info.clone(), footer: OnceLock::new(), verified: Mutex::default() };
+        shard.check_size(size)?;
+        Ok(shard)
     }
 
-    /// The segments of each row, as the footer says.
-    pub(crate) fn segments_per_row(&self) -> Result<Vec<u32>> {
-        let footer = self.metadata.metadata().file_metadata().key_value_metadata();
-        let counts = footer.into_iter().flatten().find(|entry| entry.key == SEGMENTS_KEY);
-        let counts = counts.and_then(|entry| entry.value.as_deref()).unwrap_or_default();
-        let parsed = counts.split(',').map(str::parse).collect::<std::result::Result<Vec<u32>, _>>();
-        match parsed {
-            Ok(counts) if counts.len() as u64 == self.info.rows => Ok(counts),
-            _ => Err(self.damaged("its footer does not say how many segments each row has".to_owned())),
+    /// The columns.
+    pub(crate) fn schema(&self) -> Result<SchemaRef> {
+        Ok(SchemaRef::clone(&self.footer()?.schema))
+    }
+
+    /// Documents and pieces in each of its rows, as the footer says.
+    pub(crate) fn segments_per_row(&self) -> Result<&[u32]> {
+        let counts = self.footer()?.segments_per_row.as_deref();
+        counts.ok_or_else(|| self.damaged("its footer does not say how many segments each row has".to_owned()))
+    }
+
+    /// A hash of the content of each row: from the footer, or reckoned from the rows of a shard of an earlier version.
+    pub(crate) fn content_hashes(&self, sequence_len: usize, vocab_size: usize) -> Result<Vec<u64>> {
+        let footer = self.footer()?;
+        if let Some(hashes) = &footer.hashes {
+            return Ok(hashes.to_vec());
         }
+        let mut hashes = Vec::new();
+        for group in 0..footer.groups.len() {
+            let rows = self.read_group(group, sequence_len, vocab_size)?;
+            hashes.extend(rows.iter().map(|row| content_hash(&row.input_ids, &row.labels, &row.segment_ids)));
+        }
+        Ok(hashes)
+    }
+
+    /// The documents in each row, with the offset of the piece of each; nothing else of the rows is read.
+    pub(crate) fn documents_of_rows(&self) -> Result<Vec<Vec<(i64, i64)>>> {
+        const COLUMNS: [&str; 2] = ["document_ids", "document_offsets"];
+        let builder = ParquetRecordBatchReaderBuilder::try_new(self.file()?);
+        let builder = builder.map_err(|error| shard_error(&self.path, &error))?;
+        let mask = ProjectionMask::columns(builder.parquet_schema(), COLUMNS);
+        let reader = builder.with_projection(mask).build().map_err(|error| shard_error(&self.path, &error))?;
+        let mut documents = Vec::new();
+        for batch in reader {
+            let batch = batch.map_err(|error| shard_error(&self.path, &error.into()))?;
+            for i in 0..batch.num_rows() {
+                let [ids, offsets] = COLUMNS.map(|column| list::<Int64Type>(&batch, column, i));
+                let (ids, offsets) = ids.zip(offsets).ok_or_else(|| self.odd_columns())?;
+                documents.push(ids.into_iter().zip(offsets).collect());
+            }
+        }
+        Ok(documents)
     }
 
     /// The group that holds a row, and the row's place in it.
-    pub(crate) fn group_of(&self, row: u64) -> (usize, usize) {
-        let group = self.group_starts.partition_point(|start| *start <= row).saturating_sub(1);
-        (group, usize::try_from(row - self.group_starts[group]).expect("a group fits in memory"))
+    pub(crate) fn group_of(&self, row: u64) -> Result<(usize, usize)> {
+        Ok(self.footer()?.groups.of_row(row))
     }
 
     /// Compares the whole file with its checksum.
     pub(crate) fn verify(&self) -> Result<()> {
-        if file_hash(&self.path)? == self.info.sha256 {
-            return Ok(());
-        }
-        Err(self.damaged("its content is not what the manifest's checksum says".to_owned()))
+        self.file()?;
+        self.verify_content()?;
+        self.footer().map(|_| ())
     }
 
-    /// The columns.
-    pub(crate) fn schema(&self) -> &Schema {
-        self.metadata.schema()
-    }
-
-    /// Reads the rows of a group and checks them.
+    /// Reads the rows of a group, once the file has its checksum; a file that was written to since is compared again.
     pub(crate) fn read_group(&self, group: usize, sequence_len: usize, vocab_size: usize) -> Result<Vec<Row>> {
-        let rows = self.rows_of(group)?;
-        for (number, row) in (self.group_starts[group]..).zip(&rows) {
+        let file = self.file()?;
+        let written = file.metadata().and_then(|metadata| metadata.modified()).map_err(reading(&self.path))?;
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if *verified != Some(written) {
+            self.verify_content()?;
+            *verified = Some(written);
+        }
+        drop(verified);
+        let rows = self.rows_of(group, file)?;
+        for (number, row) in (self.footer()?.groups.first_row(group)..).zip(&rows) {
             if let Some((_, message)) = faults(row, Rules { sequence_len, vocab_size }).first() {
                 return Err(self.damaged(format!("row {number}: {message}")));
             }
@@ -121,33 +180,100 @@ impl Shard {
 
     /// Gives out all rows, each with its number, without looking at them.
     pub(crate) fn for_each_row(&self, mut each: impl FnMut(u64, Row) -> Result<()>) -> Result<()> {
-        for group in 0..self.group_starts.len() - 1 {
-            (self.group_starts[group]..).zip(self.rows_of(group)?).try_for_each(|(number, row)| each(number, row))?;
+        let groups = &self.footer()?.groups;
+        for group in 0..groups.len() {
+            let rows = self.rows_of(group, self.file()?)?;
+            (groups.first_row(group)..).zip(rows).try_for_each(|(number, row)| each(number, row))?;
         }
         Ok(())
     }
 
-    fn rows_of(&self, group: usize) -> Result<Vec<Row>> {
-        let file = File::open(&self.path).map_err(reading(&self.path))?;
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
-            .with_row_groups(vec![group])
-            .build()
-            .map_err(|error| shard_error(&self.path, &error))?;
+    fn rows_of(&self, group: usize, file: File) -> Result<Vec<Row>> {
+        let failed = |error| shard_error(&self.path, &error);
+        let metadata = self.footer()?.groups.metadata(group).map_err(failed)?;
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata).build().map_err(failed)?;
         let mut rows = Vec::new();
         for batch in reader {
             let batch = batch.map_err(|error| shard_error(&self.path, &error.into()))?;
             for i in 0..batch.num_rows() {
-                let row = row_of(&batch, i)
-                    .ok_or_else(|| self.damaged("its columns are not those of prepared data".to_owned()))?;
-                rows.push(row);
+                rows.push(row_of(&batch, i).ok_or_else(|| self.odd_columns())?);
             }
         }
         Ok(rows)
     }
 
+    fn verify_content(&self) -> Result<()> {
+        if file_hash(&self.path)? == self.info.sha256 {
+            return Ok(());
+        }
+        Err(self.damaged("its content is not what the manifest's checksum says".to_owned()))
+    }
+
+    /// Opens the file, whose size has to be the one in the manifest still.
+    fn file(&self) -> Result<File> {
+        let file = match File::open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(self.damaged("it is not there".to_owned()));
+            }
+            other => other.map_err(reading(&self.path))?,
+        };
+        self.check_size(file.metadata().map_err(reading(&self.path))?.len())?;
+        Ok(file)
+    }
+
+    fn check_size(&self, size: u64) -> Result<()> {
+        if size == self.info.size_bytes {
+            return Ok(());
+        }
+        Err(self.damaged(format!("it has {size} bytes, and the manifest says {}", self.info.size_bytes)))
+    }
+
+    fn footer(&self) -> Result<&Footer> {
+        if let Some(footer) = self.footer.get() {
+            return Ok(footer);
+        }
+        let footer = self.read_footer()?;
+        Ok(self.footer.get_or_init(|| footer)) // another thread may have been faster
+    }
+
+    fn read_footer(&self) -> Result<Footer> {
+        let metadata = ArrowReaderMetadata::load(&self.file()?, ArrowReaderOptions::default())
+            .map_err(|error| shard_error(&self.path, &error))?;
+        let groups = GroupIndex::of(metadata.metadata())
+            .ok_or_else(|| self.damaged("the places of its columns cannot be read".to_owned()))?;
+        if groups.rows() != self.info.rows {
+            return Err(self.damaged(format!(
+                "it has {} rows, and the manifest says {}",
+                groups.rows(),
+                self.info.rows
+            )));
+        }
+        let file = metadata.metadata().file_metadata();
+        let segments_per_row = entry(file, SEGMENTS_KEY).and_then(|counts| {
+            let counts: Box<[u32]> = counts.split(',').map(str::parse).collect::<std::result::Result<_, _>>().ok()?;
+            (counts.len() as u64 == self.info.rows).then_some(counts)
+        });
+        let hashes = entry(file, HASHES_KEY).and_then(|hashes| {
+            let digits = hashes.as_bytes().chunks(16).map(|digits| std::str::from_utf8(digits).unwrap_or_default());
+            let parsed = digits.map(|digits| u64::from_str_radix(digits, 16));
+            let hashes: Box<[u64]> = parsed.collect::<std::result::Result<_, _>>().ok()?;
+            (hashes.len() as u64 == self.info.rows).then_some(hashes)
+        });
+        Ok(Footer { schema: SchemaRef::clone(metadata.schema()), groups, segments_per_row, hashes })
+    }
+
+    fn odd_columns(&self) -> DataError {
+        self.damaged("its columns are not those of prepared data".to_owned())
+    }
+
     fn damaged(&self, message: String) -> DataError {
         DataError::Shard { path: self.path.clone(), message }
     }
+}
+
+/// An entry of the footer's free text.
+fn entry<'a>(file: &'a FileMetaData, key: &str) -> Option<&'a str> {
+    file.key_value_metadata()?.iter().find(|entry| entry.key == key)?.value.as_deref()
 }
 
 /// The checksum of a file.
@@ -161,22 +287,6 @@ pub(crate) fn file_hash(path: &Path) -> Result<String> {
             read => hash.update(&buffer[..read]),
         }
     }
-}
-
-/// Opens the file, whose size has to be the one in the manifest.
-fn check_size(path: &Path, info: &ShardInfo) -> Result<File> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(DataError::Shard { path: path.to_owned(), message: "it is not there".to_owned() });
-        }
-        other => other.map_err(reading(path))?,
-    };
-    let size = file.metadata().map_err(reading(path))?.len();
-    if size != info.size_bytes {
-        let message = format!("it has {size} bytes, and the manifest says {}", info.size_bytes);
-        return Err(DataError::Shard { path: path.to_owned(), message });
-    }
-    Ok(file)
 }
 
 fn row_of(batch: &RecordBatch, i: usize) -> Option<Row> {

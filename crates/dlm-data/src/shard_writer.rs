@@ -6,9 +6,9 @@ use crate::{
     manifest::{ShardInfo, Split},
     pack::Piece,
     packing::{DOCUMENT_IDS, DOCUMENT_OFFSETS, POSITION_IDS, SEGMENT_IDS, shard_schema},
-    shard::{SEGMENTS_KEY, shard_error},
+    shard::{HASHES_KEY, SEGMENTS_KEY, content_hash, shard_error},
     shard_file::ShardFile,
-    tokenize::LABELS,
+    tokenize::{INPUT_IDS, LABELS},
 };
 use datafusion::{
     arrow::{
@@ -28,13 +28,14 @@ use datafusion::{
     },
 };
 use std::{
+    fmt::Write,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 /// Tokens in a row group: what is decompressed to read one row.
-const GROUP_TOKENS: usize = 1 << 16;
+const GROUP_TOKENS: usize = 1 << 14;
 
 /// Collects packed rows of one side and writes them as shards.
 pub(crate) struct ShardWriter {
@@ -56,6 +57,8 @@ struct OpenShard {
     group_rows: usize,
     /// What each row is made of.
     rows: Vec<Vec<Piece>>,
+    /// The hash of the content of each row in a group that was written, 16 digits a row.
+    hashes: String,
     tokens: u64,
     label_tokens: u64,
 }
@@ -122,7 +125,8 @@ impl ShardWriter {
             let writer = ArrowWriter::try_new(file, Arc::clone(&self.schema), Some(self.properties.clone()))
                 .map_err(|error| write_error(&path, error))?;
             let (group, rows) = (Vec::new(), Vec::new());
-            self.open = Some(OpenShard { writer, group, group_rows: 0, rows, tokens: 0, label_tokens: 0 });
+            let hashes = String::new();
+            self.open = Some(OpenShard { writer, group, group_rows: 0, rows, hashes, tokens: 0, label_tokens: 0 });
         }
         Ok(self.open.as_mut().expect("it was opened above"))
     }
@@ -157,6 +161,7 @@ impl ShardWriter {
         open.write_group().map_err(encoding)?;
         let counts = open.rows.iter().map(|pieces| pieces.len().to_string()).collect::<Vec<_>>();
         open.writer.append_key_value_metadata(KeyValue::new(SEGMENTS_KEY.to_owned(), counts.join(",")));
+        open.writer.append_key_value_metadata(KeyValue::new(HASHES_KEY.to_owned(), std::mem::take(&mut open.hashes)));
         let (size_bytes, sha256) = open.writer.into_inner().map_err(encoding)?.finish()?;
         self.finished.push(ShardInfo {
             path: self.relative_path(),
@@ -184,6 +189,12 @@ impl OpenShard {
         let Some(first) = self.group.first() else { return Ok(()) };
         let group = concat_batches(&first.schema(), &std::mem::take(&mut self.group))?;
         self.group_rows = 0;
+        let [ids, labels, segment_ids] = [INPUT_IDS, LABELS, SEGMENT_IDS].map(|name| group[name].as_list::<i32>());
+        for row in 0..group.num_rows() {
+            let [ids, labels, segment_ids] = [ids, labels, segment_ids].map(|lists| lists.value(row));
+            let values = [&ids, &labels, &segment_ids].map(|values| values.as_primitive::<Int32Type>().values());
+            let _ = write!(self.hashes, "{:016x}", content_hash(values[0], values[1], values[2])); // into memory
+        }
         self.writer.write(&group)
     }
 }
@@ -209,7 +220,8 @@ fn properties(rows_per_group: usize) -> WriterProperties {
         .set_max_row_group_row_count(Some(rows_per_group))
         .set_created_by("dlm".to_owned())
         .set_dictionary_enabled(false)
-        .set_statistics_enabled(EnabledStatistics::None);
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_offset_index_disabled(true);
     let column = |name: &str| ColumnPath::new([name, "list", "item"].map(str::to_owned).to_vec());
     even.into_iter()
         .fold(properties, |all, name| all.set_column_encoding(column(name), Encoding::DELTA_BINARY_PACKED))

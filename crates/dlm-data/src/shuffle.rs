@@ -49,6 +49,29 @@ impl Permutation {
         value
     }
 
+    /// Where `value` stands: the inverse of [`at`](Self::at), at the same price.
+    ///
+    /// # Panics
+    /// When `value` is not below the length.
+    #[must_use]
+    pub fn place_of(&self, value: u64) -> u64 {
+        assert!(value < self.len, "value {value} of a permutation of {}", self.len);
+        let mut place = self.unscramble(value);
+        while place >= self.len {
+            place = self.unscramble(place);
+        }
+        place
+    }
+
+    fn unscramble(&self, value: u64) -> u64 {
+        let mask = (1 << self.half_bits) - 1;
+        let (mut left, mut right) = (value >> self.half_bits, value & mask);
+        for key in self.keys.into_iter().rev() {
+            (left, right) = (right ^ (mix(left ^ key) & mask), left);
+        }
+        left << self.half_bits | right
+    }
+
     fn scramble(&self, value: u64) -> u64 {
         let mask = (1 << self.half_bits) - 1;
         let (mut left, mut right) = (value >> self.half_bits, value & mask);
@@ -71,6 +94,12 @@ mod tests {
             let mut seen: Vec<u64> = (0..len).map(|place| permutation.at(place)).collect();
             seen.sort_unstable();
             prop_assert_eq!(seen, (0..len).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn a_number_is_found_at_its_place(len in 1u64..u64::MAX >> 8, seed: u64, at: u64) {
+            let permutation = Permutation::new(len, seed, 1);
+            prop_assert_eq!(permutation.place_of(permutation.at(at % len)), at % len);
         }
 
         #[test]

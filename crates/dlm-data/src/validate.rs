@@ -135,7 +135,14 @@ fn check_shard(folder: &Path, manifest: &Manifest, info: &ShardInfo) -> Findings
         findings.add(Fault::Shard, &info.path, None, said(error));
         return findings; // of rows that are not those that were written there is nothing to say
     }
-    if let Some(message) = other_columns(shard.schema()) {
+    let schema = match shard.schema() {
+        Ok(schema) => schema,
+        Err(error) => {
+            findings.add(Fault::Shard, &info.path, None, said(error));
+            return findings;
+        }
+    };
+    if let Some(message) = other_columns(&schema) {
         findings.add(Fault::Schema, &info.path, None, message);
         return findings;
     }

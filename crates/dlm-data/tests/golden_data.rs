@@ -317,9 +317,8 @@ fn golden_batches_come_out_of_the_reader_in_order() {
             let prepared = prepared(folder.path(), &kept, PackStrategy::FirstFit);
             let config = ReaderConfig {
                 micro_batch_size: count(data, "micro_batch_size"),
-                micro_batches_per_window: 1,
-                seed: 0,
                 shuffle: false,
+                ..ReaderConfig::default()
             };
             let mut reader = Reader::new(&prepared, config, Cursor::default()).unwrap();
             for expected in data["batches"].as_array().unwrap() {

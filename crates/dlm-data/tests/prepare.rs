@@ -3,8 +3,8 @@
 mod support;
 
 use dlm_data::{
-    Alpaca, Chat, DataError, Existing, IGNORE_INDEX, Manifest, Overlong, Pack, Pipeline, PrepareOptions, PreparedData,
-    Resources, Split, Tokenize, inspect, unigram_entropy,
+    Alpaca, Chat, DataError, Existing, IGNORE_INDEX, InspectOptions, Manifest, Overlong, Pack, Pipeline,
+    PrepareOptions, PreparedData, Resources, Split, Tokenize, inspect, unigram_entropy,
 };
 use dlm_tokenizer::{KeepSpecials, Specials, Tokenizer};
 use serde_json::json;
@@ -149,7 +149,7 @@ fn alpaca_answers_are_targets_and_spelled_specials_stay_text() {
         .pack(Pack::new(512))
         .output("prepared");
     let report = prepare(&pipeline).unwrap();
-    let seen = inspect(&report.output, 10).unwrap();
+    let seen = inspect(&report.output, &InspectOptions { samples: 10, split: None }).unwrap();
     let segments: Vec<_> = seen.sides[0].samples.iter().flat_map(|row| &row.segments).collect();
     let mut answers: Vec<(i64, String)> = segments
         .iter()

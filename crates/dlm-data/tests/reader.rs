@@ -2,9 +2,11 @@
 
 mod support;
 
-use dlm_data::{Batch, Cursor, DataError, Part, PreparedData, Reader, ReaderConfig, Split, Window};
+use dlm_data::{
+    Batch, Cursor, DataError, Manifest, PreparedData, Process, Reader, ReaderConfig, ShardInfo, Split, Window,
+};
 use proptest::prelude::*;
-use std::{collections::BTreeSet, fs, sync::OnceLock};
+use std::{fs, sync::OnceLock};
 use support::{prepare, text_pipeline, texts, write_jsonl};
 use tempfile::TempDir;
 
@@ -22,7 +24,7 @@ fn data() -> PreparedData {
 }
 
 fn config(micro_batch_size: usize, micro_batches_per_window: usize, shuffle: bool) -> ReaderConfig {
-    ReaderConfig { micro_batch_size, micro_batches_per_window, seed: 11, shuffle }
+    ReaderConfig { micro_batch_size, micro_batches_per_window, seed: 11, shuffle, ..ReaderConfig::default() }
 }
 
 fn row_ids(batch: &Batch) -> impl Iterator<Item = Vec<i32>> {
@@ -64,10 +66,74 @@ proptest! {
         let cursor = unbroken.cursor();
         let stored = serde_json::to_string(&cursor).unwrap();
         let mut resumed = Reader::new(&data, config(size, 2, shuffle), serde_json::from_str(&stored).unwrap()).unwrap();
+        let mut skipped = Reader::new(&data, config(size, 2, shuffle), Cursor::default()).unwrap();
+        skipped.skip_to(Cursor::at(cursor.epoch, cursor.position)).unwrap();
         for _ in 0..3 {
-            prop_assert_eq!(unbroken.next_window().unwrap(), resumed.next_window().unwrap());
+            let window = unbroken.next_window().unwrap();
+            prop_assert_eq!(&resumed.next_window().unwrap(), &window);
+            prop_assert_eq!(&skipped.next_window().unwrap(), &window);
         }
     }
+
+    #[test]
+    fn processes_divide_every_window_without_overlap_or_omission(
+        world_size in 1usize..6, size in 1usize..6, accumulation in 1usize..8, read_ahead in 0usize..3,
+    ) {
+        let data = data();
+        let alone = config(size, accumulation, true);
+        let mut whole = Reader::new(&data, alone, Cursor::default()).unwrap();
+        let of_rank = |rank| {
+            let config = ReaderConfig { process: Process { rank, world_size }, read_ahead, ..alone };
+            Reader::new(&data, config, Cursor::default()).unwrap()
+        };
+        let mut ranks: Vec<Reader> = (0..world_size).map(of_rank).collect();
+        for _ in 0..whole.windows_per_epoch() + 2 {
+            let window = whole.next_window().unwrap();
+            let mut parts: Vec<_> = ranks.iter_mut().map(|rank| rank.next_window().unwrap()).collect();
+            prop_assert!(parts.iter().all(|part| (part.epoch, part.cursor) == (window.epoch, window.cursor)));
+            let mut batches: Vec<_> = parts.iter_mut().map(|part| part.micro_batches.drain(..)).collect();
+            let together: Vec<Batch> = (0..window.micro_batches.len()).filter_map(|i| batches[i % world_size].next()).collect();
+            prop_assert_eq!(&together, &window.micro_batches);
+            prop_assert!(batches.iter_mut().all(|rest| rest.next().is_none()));
+        }
+    }
+
+    #[test]
+    fn reading_ahead_changes_nothing_that_is_delivered(read_ahead in 1usize..5, size in 1usize..6, steps in 0u64..40) {
+        let data = data();
+        let mut plain = Reader::new(&data, config(size, 2, true), Cursor::default()).unwrap();
+        let ahead = ReaderConfig { read_ahead, ..config(size, 2, true) };
+        let mut ahead = Reader::new(&data, ahead, Cursor::default()).unwrap();
+        for _ in 0..steps {
+            prop_assert_eq!(ahead.next_window().unwrap(), plain.next_window().unwrap());
+            prop_assert_eq!(ahead.cursor(), plain.cursor());
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_reads_ahead_stands_still_where_a_shard_is_damaged_and_goes_on_once_it_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), texts(150));
+    let pipeline = text_pipeline(folder.path(), 24).with_override("output.shard_tokens", "500").unwrap();
+    let report = prepare(&pipeline).unwrap();
+    let second = report.output.join(&report.manifest.train.shards[1].path);
+    let data = PreparedData::open(&report.output, Split::Train).unwrap();
+    let whole = fs::read(&second).unwrap();
+    fs::write(&second, b"short").unwrap();
+
+    let config = ReaderConfig { read_ahead: 3, ..config(1, 1, false) };
+    let mut reader = Reader::new(&data, config, Cursor::default()).unwrap();
+    let first = report.manifest.train.shards[0].rows;
+    for _ in 0..first {
+        reader.next_window().unwrap();
+    }
+    for _ in 0..2 {
+        assert!(matches!(reader.next_window(), Err(DataError::Shard { path, .. }) if path == second));
+        assert_eq!(reader.cursor().position, first);
+    }
+    fs::write(&second, &whole).unwrap();
+    assert_eq!(reader.next_window().unwrap().cursor.position, first + 1);
 }
 
 #[test]
@@ -113,43 +179,17 @@ fn the_last_window_is_smaller_and_loses_nothing() {
     let rows = |window: &Window| window.micro_batches.iter().map(|batch| batch.rows as u64).sum::<u64>();
     assert!(windows[..windows.len() - 1].iter().all(|window| rows(window) == 12));
     assert_eq!(windows.iter().map(rows).sum::<u64>(), data.rows());
-    assert_eq!(reader.cursor(), Cursor { epoch: 0, position: data.rows() });
+    let documents = Some(data.document_count().unwrap());
+    assert_eq!(reader.cursor(), Cursor { epoch: 0, position: data.rows(), documents });
     assert_eq!(reader.next_window().unwrap().epoch, 1);
-}
-
-#[test]
-fn a_part_split_off_and_the_rest_are_all_rows_and_share_none() {
-    let data = data();
-    let ids = |part: &PreparedData| -> Vec<Vec<i32>> {
-        (0..part.rows()).map(|i| part.read_row(i).unwrap().input_ids).collect()
-    };
-    let (train, validation) = data.split_off(Part::Share(0.2), 5).unwrap();
-    assert_eq!(validation.rows(), (data.rows() as f64 * 0.2).round() as u64);
-    let mut together = [ids(&train), ids(&validation)].concat();
-    together.sort();
-    let mut all = ids(&data);
-    all.sort();
-    assert_eq!(together, all);
-    assert_eq!(train.document_count().unwrap() + validation.document_count().unwrap(), data.document_count().unwrap());
-
-    let (_, seven) = data.split_off(Part::Rows(7), 5).unwrap();
-    assert_eq!(seven.rows(), 7);
-    assert_eq!(ids(&seven), ids(&data.split_off(Part::Rows(7), 5).unwrap().1));
-    assert_ne!(ids(&seven), ids(&data.split_off(Part::Rows(7), 6).unwrap().1));
-    let found: BTreeSet<_> = ids(&seven).into_iter().collect();
-    assert!(found.is_subset(&ids(&data).into_iter().collect()));
-    let mut reader = Reader::new(&seven, config(3, 1, true), Cursor::default()).unwrap();
-    assert_eq!(epoch(&mut reader).len(), 3);
-
-    for part in [Part::Share(0.0), Part::Share(1.0), Part::Rows(0), Part::Rows(data.rows())] {
-        assert!(matches!(data.split_off(part, 0), Err(DataError::Invalid(_))));
-    }
 }
 
 #[test]
 fn impossible_sizes_and_cursors_are_refused() {
     let data = data();
-    let beyond = Cursor { epoch: 0, position: data.rows() + 1 };
+    let beyond = Cursor::at(0, data.rows() + 1);
+    let stray = ReaderConfig { process: Process { rank: 2, world_size: 2 }, ..config(1, 1, true) };
+    assert!(matches!(Reader::new(&data, stray, Cursor::default()), Err(DataError::Invalid(_))));
     assert!(matches!(Reader::new(&data, config(1, 1, true), beyond), Err(DataError::Invalid(_))));
     assert!(matches!(Reader::new(&data, config(0, 1, true), Cursor::default()), Err(DataError::Invalid(_))));
     assert!(matches!(data.read_row(data.rows()), Err(DataError::Invalid(_))));
@@ -173,7 +213,7 @@ fn damage_is_reported_with_the_shard() {
     assert!(says(open().unwrap_err()).contains("the manifest says"));
 
     let mut changed = whole.clone();
-    changed[whole.len() / 3] ^= 1;
+    changed[64] ^= 1;
     fs::write(&path, &changed).unwrap();
     let data = open().unwrap();
     says(data.verify().unwrap_err());
@@ -185,10 +225,41 @@ fn damage_is_reported_with_the_shard() {
     let end = whole.len() - 4;
     no_footer[end..].copy_from_slice(b"XXXX");
     fs::write(&path, &no_footer).unwrap();
-    says(open().unwrap_err());
+    says(open().unwrap().read_row(first).unwrap_err());
 
     fs::remove_file(&path).unwrap();
     assert!(says(open().unwrap_err()).contains("not there"));
+}
+
+#[test]
+fn a_shard_that_changes_while_it_is_read_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), texts(12));
+    // Four rows in a group, three groups in the shard: a group that was read once is not read again.
+    let pipeline = text_pipeline(folder.path(), 4096).with_override("pack.strategy", "alone").unwrap();
+    let report = prepare(&pipeline).unwrap();
+    let path = report.output.join(&report.manifest.train.shards[0].path);
+    let whole = fs::read(&path).unwrap();
+    let data = PreparedData::open(&report.output, Split::Train).unwrap();
+    assert!(data.read_row(0).is_ok());
+    let says = |row| match data.read_row(row) {
+        Err(DataError::Shard { path: found, message }) if found == path => message,
+        other => panic!("{other:?}"),
+    };
+
+    let mut changed = whole.clone();
+    changed[64] ^= 1;
+    fs::write(&path, &changed).unwrap();
+    // Whatever the clock of the file system can tell apart.
+    let later = fs::metadata(&path).unwrap().modified().unwrap() + std::time::Duration::from_secs(1);
+    fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+    assert!(says(5).contains("checksum"));
+    fs::write(&path, &whole[..whole.len() - 10]).unwrap();
+    assert!(says(9).contains("the manifest says"));
+    fs::remove_file(&path).unwrap();
+    assert!(says(9).contains("not there"));
+    fs::write(&path, &whole).unwrap();
+    assert!(data.read_row(9).is_ok());
 }
 
 #[test]
@@ -206,4 +277,32 @@ fn folders_without_prepared_data_are_refused() {
     assert!(says(Some("{\"format_version\": 1}")).contains("missing field"));
     assert!(matches!(PreparedData::open(data().folder(), Split::Validation), Err(DataError::NotPrepared { .. })));
     assert!(!PreparedData::has(data().folder(), Split::Validation).unwrap());
+}
+
+#[test]
+fn a_million_rows_open_and_are_skipped_without_reading_a_byte_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), texts(3));
+    let output = prepare(&text_pipeline(folder.path(), 24)).unwrap().output;
+    // Shards with nothing in them but their size: whoever reads one finds out.
+    let mut manifest = Manifest::read(&output).unwrap();
+    let shard = manifest.train.shards[0].clone();
+    let rows = 4096;
+    manifest.train.shards = (0..250)
+        .map(|number| ShardInfo { path: format!("train/{number}.parquet"), rows, size_bytes: 1 << 24, ..shard.clone() })
+        .collect();
+    manifest.train.rows = 250 * rows;
+    for shard in &manifest.train.shards {
+        fs::File::create(output.join(&shard.path)).unwrap().set_len(1 << 24).unwrap();
+    }
+    fs::write(output.join("manifest.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
+
+    let data = PreparedData::open(&output, Split::Train).unwrap();
+    assert_eq!(data.rows(), 1_024_000);
+    let mut reader = Reader::new(&data, config(8, 4, true), Cursor::default()).unwrap();
+    assert_eq!(reader.windows_per_epoch(), 32_000);
+    let far = Cursor { documents: Some(7), ..Cursor::at(5, 1_000_000) };
+    reader.skip_to(far).unwrap();
+    assert_eq!(reader.cursor(), far);
+    assert!(matches!(reader.next_window(), Err(DataError::Shard { .. })));
 }

@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|row| (0..SEQ_LEN as i32).map(|i| (row * 7919 + i * 104_729) % (vocab_size - 1)).collect())
         .collect();
     let rows = MemoryRows::of_texts(SEQ_LEN, &texts)?;
-    let reader = ReaderConfig { micro_batch_size: ROWS, micro_batches_per_window: 1, seed: 1, shuffle: false };
+    let reader = ReaderConfig { micro_batch_size: ROWS, seed: 1, shuffle: false, ..ReaderConfig::default() };
     let window = rows.windows(&reader, Cursor::default())?.next_window()?;
 
     let objective = ObjectiveConfig::new(mask_token_id);

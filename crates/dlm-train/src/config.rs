@@ -26,6 +26,8 @@ pub struct RunConfig {
     pub objective: ObjectiveConfig,
     /// How rows become optimiser steps.
     pub batches: BatchConfig,
+    /// Optimiser steps whose rows a thread reads in advance; 0 reads them when they are needed. Changes nothing that is computed.
+    pub read_ahead: usize,
     /// AdamW and clipping.
     pub optimizer: OptimizerConfig,
     /// The learning rate of each step.
@@ -49,6 +51,7 @@ impl RunConfig {
             logging_steps: 1,
             objective,
             batches: BatchConfig::default(),
+            read_ahead: 2,
             optimizer: OptimizerConfig::default(),
             lr_schedule: LrScheduleConfig::default(),
             checkpoints: CheckpointConfig::default(),
@@ -70,6 +73,9 @@ impl RunConfig {
         expect("micro_batch_size", self.batches.micro_batch_size, "at least 1", |v| v > 0)?;
         expect("gradient_accumulation_steps", self.batches.gradient_accumulation_steps, "at least 1", |v| v > 0)?;
         expect("eval_batch_size", self.evaluation.micro_batch_size, "at least 1", |v| v > 0)?;
+        if let Some(max_rows) = self.evaluation.max_rows {
+            expect("max_eval_samples", max_rows, "at least 1", |v| v > 0)?;
+        }
         for (name, interval) in [("save_steps", self.checkpoints.every), ("eval_steps", self.evaluation.every)] {
             if let Interval::Steps(count) | Interval::PerEpoch(count) = interval {
                 expect(name, count, "at least 1", |v| v > 0)?;
@@ -212,7 +218,7 @@ pub struct EvaluationConfig {
     pub every: Interval,
     /// Rows in one forward pass.
     pub micro_batch_size: usize,
-    /// The first so many rows are evaluated; `None` for all. Fewer are faster and say less.
+    /// So many rows are evaluated, scattered over the data and the same every time; `None` for all. Fewer are faster and say less.
     pub max_rows: Option<usize>,
     /// Tokens in a byte of the validation text, which turns nats per token into bits per byte; `None` where it is not known.
     pub tokens_per_byte: Option<f64>,

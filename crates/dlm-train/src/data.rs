@@ -1,7 +1,7 @@
 //! Where rows come from: prepared data, or a list in memory.
 
 use crate::error::{Result, TrainError};
-use dlm_data::{Batch, Cursor, Document, PreparedData, Reader, ReaderConfig, Window};
+use dlm_data::{Batch, Cursor, DataError, Document, Mixture, PreparedData, Reader, ReaderConfig, Window};
 use dlm_diffusion::{IGNORE_INDEX, NoiseKey, Purpose};
 
 /// Rows to train or evaluate on.
@@ -37,6 +37,24 @@ pub trait WindowSource {
     fn next_window(&mut self) -> Result<Window>;
 }
 
+impl RowSource for Mixture {
+    fn rows(&self) -> usize {
+        Mixture::rows(self) as usize
+    }
+
+    fn seq_len(&self) -> usize {
+        self.sequence_len()
+    }
+
+    fn row(&self, row: usize) -> Result<Batch> {
+        Ok(Batch::of_row(&self.read_row(row as u64)?))
+    }
+
+    fn windows(&self, config: &ReaderConfig, cursor: Cursor) -> Result<Box<dyn WindowSource + '_>> {
+        Ok(Box::new(reader(self.clone(), *config, cursor)?))
+    }
+}
+
 impl RowSource for PreparedData {
     fn rows(&self) -> usize {
         PreparedData::rows(self) as usize
@@ -47,17 +65,18 @@ impl RowSource for PreparedData {
     }
 
     fn row(&self, row: usize) -> Result<Batch> {
-        let config = ReaderConfig { micro_batch_size: 1, micro_batches_per_window: 1, seed: 0, shuffle: false };
-        let cursor = Cursor { epoch: 0, position: row as u64 };
-        let window = Reader::new(self, config, cursor)?.next_window()?;
-        Ok(window.micro_batches.into_iter().next().unwrap_or_default())
+        Mixture::from(self).row(row)
     }
 
     fn windows(&self, config: &ReaderConfig, cursor: Cursor) -> Result<Box<dyn WindowSource + '_>> {
-        if PreparedData::rows(self) == 0 {
-            return Err(TrainError::NoRows);
-        }
-        Ok(Box::new(Reader::new(self, *config, cursor)?))
+        Ok(Box::new(reader(self.into(), *config, cursor)?))
+    }
+}
+
+fn reader(data: Mixture, config: ReaderConfig, cursor: Cursor) -> Result<Reader> {
+    match Reader::new(data, config, cursor) {
+        Err(DataError::EmptySide { .. }) => Err(TrainError::NoRows),
+        reader => Ok(reader?),
     }
 }
 
@@ -182,9 +201,9 @@ impl WindowSource for MemoryWindows<'_> {
     fn next_window(&mut self) -> Result<Window> {
         let count = self.rows.rows();
         if self.cursor.position >= count as u64 {
-            self.cursor = Cursor { epoch: self.cursor.epoch + 1, position: 0 };
+            self.cursor = Cursor::at(self.cursor.epoch + 1, 0);
         }
-        let Cursor { epoch, position } = self.cursor;
+        let Cursor { epoch, position, .. } = self.cursor;
         let order = if self.config.shuffle {
             NoiseKey::new(self.config.seed, Purpose::Length, epoch).permutation(count)
         } else {
@@ -193,8 +212,10 @@ impl WindowSource for MemoryWindows<'_> {
         let end = count.min(position as usize + self.window_len());
         let chunks = order[position as usize..end].chunks(self.config.micro_batch_size);
         let first = |index: usize| position + (index * self.config.micro_batch_size) as u64;
-        let micro_batches = chunks.enumerate().map(|(index, rows)| self.rows.batch(rows, first(index))).collect();
-        self.cursor = Cursor { epoch, position: end as u64 };
+        let ours = chunks.enumerate().filter(|(index, _)| self.config.process.has(*index));
+        let micro_batches = ours.map(|(index, rows)| self.rows.batch(rows, first(index))).collect();
+        // Each row is one document.
+        self.cursor = Cursor { epoch, position: end as u64, documents: Some(end as u64) };
         Ok(Window { epoch, micro_batches, cursor: self.cursor })
     }
 }

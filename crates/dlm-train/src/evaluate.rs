@@ -13,6 +13,9 @@ use dlm_data::{Batch, Cursor, ReaderConfig};
 use dlm_diffusion::{Accumulation, Denoiser, StepMetrics, WindowCounts};
 use tch::Device;
 
+/// Batches that are read while another is scored.
+const READ_AHEAD: usize = 2;
+
 /// Scores validation rows: every metric of training under `eval/`, and what follows from the bound.
 ///
 /// Timesteps are spread evenly over the documents and masks follow from the seed alone, so that two evaluations differ only by the
@@ -38,13 +41,13 @@ pub fn evaluate(
     let noise = KeyedNoise::evaluation(seed);
     // Twice over the rows: the loss is divided by counts of all of them, and masking again costs less than keeping every batch.
     let mut counts = WindowCounts::default();
-    for_each_batch(rows, config, seed, &mut |batch| {
+    for_each_batch(rows, config, &mut |batch| {
         counts += NoisedWindow::new(&[batch], 0, &process, &noise)?.counts();
         Ok(())
     })?;
     let mut metrics = StepMetrics::default();
     let _no_grad = tch::no_grad_guard();
-    for_each_batch(rows, config, seed, &mut |batch| {
+    for_each_batch(rows, config, &mut |batch| {
         let window = NoisedWindow::new(&[batch], 0, &process, &noise)?.within(counts);
         for other in window.score(denoiser, device, &loss, step)? {
             metrics.merge(&other);
@@ -61,21 +64,26 @@ pub fn evaluate(
     Ok(named)
 }
 
-/// Reads the rows in their own order, up to [`EvaluationConfig::max_rows`].
+/// Reads the rows in their own order; where [`EvaluationConfig::max_rows`] leaves some out, a part that is the same in every
+/// evaluation of every run.
 fn for_each_batch(
     rows: &dyn RowSource,
     config: &EvaluationConfig,
-    seed: u64,
     visit: &mut dyn FnMut(Batch) -> Result<()>,
 ) -> Result<()> {
     let wanted = config.max_rows.unwrap_or(usize::MAX).min(rows.rows());
-    let micro_batch_size = config.micro_batch_size.min(wanted.max(1));
-    let reader = ReaderConfig { micro_batch_size, micro_batches_per_window: 1, seed, shuffle: false };
+    let reader = ReaderConfig {
+        micro_batch_size: config.micro_batch_size,
+        shuffle: wanted < rows.rows(),
+        read_ahead: READ_AHEAD,
+        ..ReaderConfig::default()
+    };
     let mut windows = rows.windows(&reader, Cursor::default())?;
-    let mut read = 0;
-    while read < wanted {
-        for batch in windows.next_window()?.micro_batches {
-            read += batch.rows;
+    let mut left = wanted;
+    while left > 0 {
+        for mut batch in windows.next_window()?.micro_batches {
+            batch.truncate(left);
+            left -= batch.rows;
             visit(batch)?;
         }
     }

@@ -252,6 +252,8 @@ impl<'a> Trainer<'a> {
             micro_batches_per_window: batches.gradient_accumulation_steps,
             seed: self.config.seed,
             shuffle: batches.shuffle,
+            read_ahead: self.config.read_ahead,
+            ..ReaderConfig::default()
         }
     }
 

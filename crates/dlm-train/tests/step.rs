@@ -61,7 +61,8 @@ fn one_micro_batch_of_four_rows_and_four_of_one_have_the_same_gradient() {
     let rows = MemoryRows::new(16, &documents()).unwrap();
     let split = |micro_batch_size: usize| -> Vec<Batch> {
         let micro_batches_per_window = 4 / micro_batch_size;
-        let config = dlm_data::ReaderConfig { micro_batch_size, micro_batches_per_window, seed: 0, shuffle: false };
+        let config =
+            dlm_data::ReaderConfig { micro_batch_size, micro_batches_per_window, shuffle: false, ..Default::default() };
         rows.windows(&config, dlm_data::Cursor::default()).unwrap().next_window().unwrap().micro_batches
     };
     for loss_normalization in NORMALIZATIONS {
@@ -100,7 +101,7 @@ fn packed() -> Batch {
 #[test]
 fn a_packed_row_has_the_gradient_of_its_documents_one_by_one() {
     let rows = MemoryRows::new(16, &documents()).unwrap();
-    let config = dlm_data::ReaderConfig { micro_batch_size: 4, micro_batches_per_window: 1, seed: 0, shuffle: false };
+    let config = dlm_data::ReaderConfig { micro_batch_size: 4, shuffle: false, ..Default::default() };
     let apart = rows.windows(&config, dlm_data::Cursor::default()).unwrap().next_window().unwrap().micro_batches;
     // Slots count padding, of which packing leaves another amount.
     for loss_normalization in NORMALIZATIONS.into_iter().filter(|other| *other != LossNormalization::Slots) {

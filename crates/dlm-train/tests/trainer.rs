@@ -105,6 +105,27 @@ fn a_tiny_model_learns_to_count() {
 }
 
 #[test]
+fn an_evaluation_of_a_part_looks_at_exactly_so_many_rows_the_same_ones_every_time() {
+    let evaluated = |max_rows, micro_batch_size, seed| {
+        let folder = tempfile::tempdir().unwrap();
+        let output_dir = folder.path().join("run");
+        let mut config = config(&output_dir, 1);
+        config.lr_schedule.learning_rate = 0.0;
+        config.seed = seed;
+        config.evaluation = EvaluationConfig { max_rows, micro_batch_size, ..EvaluationConfig::default() };
+        run(config, Start::New).unwrap();
+        metric(&repeatable(&output_dir)[0].1, "eval/nelbo").unwrap()
+    };
+    let close = |a: f64, b: f64| (a - b).abs() < 1e-5 * a.abs();
+    let five = evaluated(Some(5), 8, 1);
+    // However rows are batched: the last batch is cut where the part ends.
+    assert!(close(evaluated(Some(5), 2, 1), five), "{five}");
+    assert!(!close(evaluated(Some(6), 2, 1), five));
+    assert!(!close(evaluated(None, 2, 1), five));
+    assert!(close(evaluated(Some(100), 8, 1), evaluated(None, 8, 1)));
+}
+
+#[test]
 fn a_resumed_run_ends_with_the_weights_and_logs_of_an_unbroken_one_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     let (unbroken, broken) = (folder.path().join("unbroken"), folder.path().join("broken"));

@@ -1,11 +1,13 @@
 //! `dlm data`: run a pipeline, show its plan, look at what came out.
 
+mod inspect;
+mod inspect_page;
+
 use crate::{
-    args::{DataCommand, InspectArgs, PrepareArgs},
+    args::{DataCommand, PrepareArgs},
     progress::PrepareProgress,
-    report::Style,
 };
-use dlm_data::{Existing, Manifest, Pipeline, PrepareOptions, Resources, SideInspection, Split, inspect};
+use dlm_data::{Existing, Manifest, Pipeline, PrepareOptions, Resources, Split};
 use indicatif::HumanCount;
 use std::{
     io::{Write, stdout},
@@ -20,7 +22,7 @@ pub(crate) fn run(command: DataCommand) -> anyhow::Result<()> {
             let plan = pipeline(&args.pipeline, &args.set)?.explain(&Resources::default())?;
             Ok(writeln!(stdout(), "{plan}")?)
         }
-        DataCommand::Inspect(args) => show(&args),
+        DataCommand::Inspect(args) => inspect::run(&args),
         DataCommand::Validate(args) => super::validate::run(&args),
     }
 }
@@ -101,46 +103,4 @@ fn write_counts(out: &mut impl Write, manifest: &Manifest) -> anyhow::Result<()>
         writeln!(out, "{:<12}{} rows: {what}", "left out", HumanCount(count))?;
     }
     Ok(super::account::write(out, manifest)?)
-}
-
-fn show(args: &InspectArgs) -> anyhow::Result<()> {
-    let inspection = inspect(&args.data, args.rows)?;
-    let mut out = stdout().lock();
-    if args.json {
-        writeln!(out, "{}", serde_json::to_string(&inspection)?)?;
-        return Ok(());
-    }
-    write_counts(&mut out, &inspection.manifest)?;
-    for side in &inspection.sides {
-        write_side(&mut out, side, Style::of_stdout())?;
-    }
-    Ok(())
-}
-
-fn write_side(out: &mut impl Write, side: &SideInspection, style: Style) -> anyhow::Result<()> {
-    const WIDEST: usize = 40;
-    writeln!(out, "\n{}: lengths of documents and pieces, in tokens", side.split.folder())?;
-    let most = side.lengths.iter().map(|bucket| bucket.segments).max().unwrap_or(1).max(1);
-    for bucket in &side.lengths {
-        let bar = "#".repeat((WIDEST as u64 * bucket.segments).div_ceil(most) as usize);
-        writeln!(out, "{:>7} to {:<7} {:>10} {bar}", bucket.from, bucket.to, HumanCount(bucket.segments).to_string())?;
-    }
-    let colour = console::Style::new().force_styling(style == Style::Colour);
-    for (row, sample) in side.samples.iter().enumerate() {
-        writeln!(out, "\n{} row {row}, {} padding tokens", side.split.folder(), sample.padding)?;
-        for segment in &sample.segments {
-            write!(out, "[document {} from token {}, {} tokens] ", segment.document, segment.offset, segment.tokens)?;
-            for span in &segment.spans {
-                match style {
-                    Style::Colour if span.is_answer => write!(out, "{}", colour.clone().green().apply_to(&span.text))?,
-                    Style::Colour => write!(out, "{}", colour.clone().dim().apply_to(&span.text))?,
-                    // Without colour, what is to be learnt stands between marks.
-                    Style::Plain if span.is_answer => write!(out, "«{}»", span.text)?,
-                    Style::Plain => write!(out, "{}", span.text)?,
-                }
-            }
-            writeln!(out)?;
-        }
-    }
-    Ok(())
 }

@@ -11,7 +11,6 @@ const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
             "dataloader_drop_last",
             "dataloader_num_workers",
             "dataloader_pin_memory",
-            "dataloader_prefetch_factor",
             "dataset_exact_deduplication",
             "dataset_keep_in_memory",
             "dataset_num_proc",

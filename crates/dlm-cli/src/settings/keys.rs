@@ -6,6 +6,7 @@ use super::{
         Count, Device, Fraction, Positive, ProperFraction, Rate, Switch, Text, TokenId, Whole, choice, list, one,
         optional, optional_choice, optional_list,
     },
+    prepared::{PreparedPaths, prepared_paths},
 };
 use dlm_diffusion::{Accumulation, LossNormalization, LossWeight, PackingIsolation, ScheduleName, Timesteps};
 use dlm_train::LrScheduler;
@@ -55,19 +56,22 @@ pub struct Settings {
     #[serde(deserialize_with = "optional::<Switch, _>")]
     pub peft_use_rslora: Option<bool>,
 
-    /// Folder of prepared data: what `dlm data prepare` wrote.
-    #[serde(deserialize_with = "optional::<Text, _>")]
-    pub dataset_prepared_path: Option<String>,
+    /// Folder of prepared data: what `dlm data prepare` wrote. Several are a list, of folders or of `{ path, weight }`.
+    #[serde(deserialize_with = "prepared_paths")]
+    pub dataset_prepared_path: Option<PreparedPaths>,
     /// Tokens in a row; unset, as the data was prepared.
     #[serde(deserialize_with = "optional::<Count, _>")]
     pub sequence_len: Option<u64>,
-    /// Part of the training rows held out for validation (below 1), or their number; only for data without a `validation` folder.
+    /// Part of the training rows held out for validation (below 1), or their number; only where no data has a `validation` folder.
     #[serde(deserialize_with = "one::<Rate, _>")]
     pub val_set_size: f64,
     /// Whether documents of a packed row are apart in everything, or share positions, timestep and normalisation as in Axolotl.
     #[serde(deserialize_with = "choice")]
     pub packing_isolation: PackingIsolation,
 
+    /// Optimiser steps whose rows are read in advance, by a thread of its own; 0 reads them when they are needed.
+    #[serde(deserialize_with = "one::<Whole, _>")]
+    pub dataloader_prefetch_factor: u64,
     /// Rows in one forward and backward pass.
     #[serde(deserialize_with = "one::<Count, _>")]
     pub micro_batch_size: u64,
@@ -114,6 +118,9 @@ pub struct Settings {
     /// When to evaluate.
     #[serde(deserialize_with = "choice")]
     pub eval_strategy: Strategy,
+    /// Validation rows that an evaluation looks at, scattered over all of them and the same every time; unset, all.
+    #[serde(deserialize_with = "optional::<Count, _>")]
+    pub max_eval_samples: Option<u64>,
     /// Steps between evaluations.
     #[serde(deserialize_with = "optional::<Count, _>")]
     pub eval_steps: Option<u64>,
@@ -264,6 +271,7 @@ impl Default for Settings {
             sequence_len: None,
             val_set_size: 0.0,
             packing_isolation: PackingIsolation::Document,
+            dataloader_prefetch_factor: 2,
             micro_batch_size: 4,
             gradient_accumulation_steps: 1,
             max_steps: None,
@@ -279,6 +287,7 @@ impl Default for Settings {
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
             eval_strategy: Strategy::Steps,
+            max_eval_samples: None,
             eval_steps: None,
             evals_per_epoch: None,
             save_strategy: Strategy::Steps,

@@ -32,6 +32,7 @@ pub(super) fn run_config(
             gradient_accumulation_steps: usize::try_from(settings.gradient_accumulation_steps)?,
             shuffle: true,
         },
+        read_ahead: usize::try_from(settings.dataloader_prefetch_factor)?,
         optimizer: OptimizerConfig {
             beta1: settings.adam_beta1,
             beta2: settings.adam_beta2,
@@ -51,7 +52,7 @@ pub(super) fn run_config(
         evaluation: EvaluationConfig {
             every: interval(settings.eval_strategy, settings.eval_steps, settings.evals_per_epoch),
             micro_batch_size,
-            max_rows: None,
+            max_rows: settings.max_eval_samples.map(usize::try_from).transpose()?,
             tokens_per_byte: data.tokens_per_byte(tokenizer, never_mask)?,
         },
         previews: previews(settings, tokenizer)?,

@@ -4,10 +4,10 @@ use super::run_config::shifts_from_scratch;
 use crate::{
     error::UsageError,
     inference::expect_rows_for,
-    settings::{Adapter, Resolved, Settings},
+    settings::{Adapter, PreparedPath, PreparedPaths, Resolved, Settings},
 };
 use anyhow::Context;
-use dlm_data::{IGNORE_INDEX, Part, PreparedData, Split};
+use dlm_data::{HeldOut, IGNORE_INDEX, Mixture, Part, PreparedData, Split};
 use dlm_model::{DiffusionInfo, LoadOptions, LoraConfig, LoraTargets, Model, ModelConfig};
 use dlm_tokenizer::{KeepSpecials, MaskToken, Tokenizer};
 use dlm_train::{LrScheduler, RowSource, RunConfig, Warmup};
@@ -15,47 +15,64 @@ use serde_json::Value;
 use std::path::Path;
 use tch::{Device, Kind};
 
-/// Rows whose text is measured to turn nats per token into bits per byte.
-const MEASURED_ROWS: u64 = 4096;
+/// Tokens whose text is measured to turn nats per token into bits per byte.
+const MEASURED_TOKENS: usize = 1 << 20;
 
 /// Prepared rows to train and to evaluate on.
 pub(super) struct Data {
-    pub(super) train: PreparedData,
-    pub(super) validation: Option<PreparedData>,
+    pub(super) train: Mixture,
+    pub(super) validation: Option<Mixture>,
+    /// Whether pieces of one document stand on both sides, since rows were held out of data without a `validation` folder.
+    cuts_documents: bool,
 }
 
 impl Data {
-    /// Opens the prepared data that the settings name, and splits validation rows off where they ask for some.
+    /// Opens the prepared data that the settings name, and holds validation rows out where they ask for some.
     pub(super) fn open(settings: &Settings) -> anyhow::Result<Self> {
         let help = "set `dataset_prepared_path` to a folder that `dlm data prepare` wrote";
-        let path = settings.dataset_prepared_path.as_deref();
-        let path = path.ok_or(UsageError::Missing { what: "`dataset_prepared_path`", help })?;
-        let train = PreparedData::open(path, Split::Train)?;
-        if let Some(wanted) = settings.sequence_len.filter(|wanted| *wanted != train.sequence_len() as u64) {
-            return Err(UsageError::Invalid {
-                what: "`sequence_len`".to_owned(),
-                found: wanted.to_string(),
-                expected: format!("{}, with which `{path}` was prepared", train.sequence_len()),
+        let paths = settings.dataset_prepared_path.as_ref();
+        let PreparedPaths(paths) = paths.ok_or(UsageError::Missing { what: "`dataset_prepared_path`", help })?;
+        let (mut train, mut validation) = (Vec::new(), Vec::new());
+        for PreparedPath { path, weight } in paths {
+            let data = PreparedData::open(path, Split::Train)?;
+            if let Some(wanted) = settings.sequence_len.filter(|wanted| *wanted != data.sequence_len() as u64) {
+                return Err(UsageError::Invalid {
+                    what: "`sequence_len`".to_owned(),
+                    found: wanted.to_string(),
+                    expected: format!("{}, with which `{path}` was prepared", data.sequence_len()),
+                }
+                .into());
             }
-            .into());
+            train.push((data, *weight));
+            if PreparedData::has(path, Split::Validation)? {
+                validation.push(PreparedData::open(path, Split::Validation)?);
+            }
         }
-        if PreparedData::has(path, Split::Validation)? {
-            return Ok(Self { train, validation: Some(PreparedData::open(path, Split::Validation)?) });
+        let weighted: Option<Vec<_>> = train.iter().map(|(data, weight)| Some((data.clone(), (*weight)?))).collect();
+        let train = match weighted {
+            Some(datasets) => Mixture::weighted(datasets)?,
+            None => Mixture::new(train.into_iter().map(|(data, _)| data))?,
+        };
+        if !validation.is_empty() {
+            return Ok(Self { train, validation: Some(Mixture::new(validation)?), cuts_documents: false });
         }
         let part = match settings.val_set_size {
-            0.0 => return Ok(Self { train, validation: None }),
+            0.0 => return Ok(Self { train, validation: None, cuts_documents: false }),
             share if share < 1.0 => Part::Share(share),
             rows => Part::Rows(rows as u64),
         };
-        let (train, validation) = train.split_off(part, settings.seed)?;
-        Ok(Self { train, validation: Some(validation) })
+        let HeldOut { rest, part, cuts_documents } = train.hold_out(part, settings.seed)?;
+        Ok(Self { train: rest, validation: Some(part), cuts_documents })
     }
 
     /// Tokens that may be masked in a byte of the validation text; `None` where rows hold prompts, for which bits per byte mean nothing.
     pub(super) fn tokens_per_byte(&self, tokenizer: &Tokenizer, never_mask: &[i64]) -> anyhow::Result<Option<f64>> {
         let Some(validation) = &self.validation else { return Ok(None) };
         let (mut tokens, mut bytes) = (0usize, 0usize);
-        for index in 0..validation.rows().min(MEASURED_ROWS) {
+        for index in 0..validation.rows() {
+            if tokens >= MEASURED_TOKENS {
+                break;
+            }
             let row = validation.read_row(index)?;
             let real = row.segment_ids.iter().position(|segment| *segment == 0).unwrap_or(row.segment_ids.len());
             if row.labels[..real].contains(&IGNORE_INDEX) {
@@ -85,7 +102,7 @@ impl Setup {
     pub(super) fn new(resolved: &Resolved, data: &Data, device: Device) -> anyhow::Result<Self> {
         let settings = &resolved.settings;
         let mut tokenizer = load_tokenizer(settings, data)?;
-        expect_tokens_of_data(&tokenizer, &data.train)?;
+        expect_tokens_of_data(&tokenizer, first(&data.train))?;
         let tokens = tokenizer.len();
         let options = LoadOptions { device, kind: Kind::Float };
         let base = settings.base_model.as_deref().map(|folder| Model::load(Path::new(folder), &options)).transpose()?;
@@ -118,16 +135,22 @@ impl Setup {
         }
 
         let never_mask = tokenizer.special_ids(&settings.diffusion.never_mask)?.into_iter().map(i64::from).collect();
-        let manifest = data.train.manifest();
         let source = settings.base_model.as_ref().or(settings.model_preset.as_ref()).or(settings.model_config.as_ref());
-        let identity = vec![
-            ("data.pipeline", Value::from(manifest.pipeline_hash.clone())),
-            ("data.inputs", Value::from(manifest.input_fingerprint.clone())),
-            ("data.rows", Value::from(data.train.rows())),
+        let of_data = |value: &dyn Fn(&PreparedData, Option<f64>) -> Value| {
+            let mut values: Vec<Value> = data.train.datasets().map(|(data, weight)| value(data, weight)).collect();
+            if values.len() == 1 { values.remove(0) } else { Value::from(values) }
+        };
+        let mut identity = vec![
+            ("data.pipeline", of_data(&|data, _| data.manifest().pipeline_hash.clone().into())),
+            ("data.inputs", of_data(&|data, _| data.manifest().input_fingerprint.clone().into())),
+            ("data.rows", of_data(&|data, _| data.rows().into())),
             ("tokenizer", Value::from(tokenizer.hash())),
             ("model", Value::from(source.cloned())),
             ("adapter", Value::from(adapter.map(|adapter| format!("{adapter:?}")))),
         ];
+        if data.train.datasets().len() > 1 {
+            identity.push(("data.weights", of_data(&|_, weight| weight.into())));
+        }
         Ok(Self { model, tokenizer, mask, never_mask, identity })
     }
 }
@@ -167,6 +190,11 @@ fn load_tokenizer(settings: &Settings, data: &Data) -> anyhow::Result<Tokenizer>
         Some(path) => Tokenizer::load(path)?,
         None => data.train.tokenizer()?,
     })
+}
+
+/// The dataset whose tokenizer stands for all.
+fn first(mixture: &Mixture) -> &PreparedData {
+    mixture.datasets().next().expect("a mixture has a dataset").0
 }
 
 /// Refuses a tokenizer in which an id of the data means another token.
@@ -246,9 +274,23 @@ pub(super) fn tell(data: &Data, model: &Model, mask: &MaskToken, config: &RunCon
             numbers as f64 / 1e6
         );
     }
-    let validation = data.validation.as_ref().map_or(0, PreparedData::rows);
+    let validation = data.validation.as_ref().map_or(0, Mixture::rows);
+    let evaluated = validation.min(config.evaluation.max_rows.map_or(u64::MAX, |rows| rows as u64));
+    let of_all = if evaluated < validation { format!(" of {validation}") } else { String::new() };
     let (rows, seq_len) = (data.train.rows(), RowSource::seq_len(&data.train));
-    say!("data: {rows} rows of {seq_len} tokens to train on, {validation} to evaluate on");
+    say!("data: {rows} rows of {seq_len} tokens to train on, {evaluated}{of_all} to evaluate on");
+    if data.train.datasets().len() > 1 {
+        for ((dataset, _), share) in data.train.datasets().zip(data.train.rows_per_epoch()) {
+            let (folder, stored) = (dataset.folder().display(), dataset.rows());
+            say!("      {share} rows of an epoch are from `{folder}`, which has {stored}");
+        }
+    }
+    if data.cuts_documents {
+        say!(
+            "warning: parts of the same documents are trained on and evaluated on, since rows cut them; a `split` step in \
+             the pipeline keeps documents whole"
+        );
+    }
     let added = if mask.added { ", added to the tokenizer" } else { "" };
     say!("mask: token {} `{}`{added}", mask.id, mask.text);
     say!("noise: {}", config.objective.effective_range()?);
