@@ -22,6 +22,12 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     write_counts(&mut out, &inspection.manifest)?;
+    if inspection.manifest.sources.len() > 1 {
+        for source in &inspection.manifest.sources {
+            let (rows, share) = (HumanCount(source.rows), 100.0 * source.share);
+            writeln!(out, "{:<12}{rows} rows ({share:.1} %) from {}", "", source.path)?;
+        }
+    }
     for side in &inspection.sides {
         write_side(&mut out, side, Style::of_stdout())?;
     }

@@ -210,13 +210,21 @@ fn origin_section(manifest: &Manifest) -> String {
     rows.push(("tokens in the vocabulary".to_owned(), count(manifest.tokenizer.vocab_size as u64)));
     let rows: String =
         rows.into_iter().map(|(name, value)| format!("<tr><th>{name}</th><td>{value}</td></tr>\n")).collect();
+    let mut sources = String::new();
+    for source in &manifest.sources {
+        let share = format!("{} ({:.1} %)", count(source.rows), 100.0 * source.share);
+        let _ = writeln!(sources, "<tr><th>{}</th><td>{share}</td></tr>", text(&source.path));
+    }
+    if !sources.is_empty() {
+        sources = format!("<table><caption>Rows of each source</caption>\n{sources}</table>\n");
+    }
     let mut files = String::new();
     for input in &manifest.inputs {
         let _ = writeln!(files, "<tr><th>{}</th><td>{}</td></tr>", text(&input.path), count(input.rows));
     }
     format!(
         "<section>\n<h2>origin</h2>\n<div class=\"tables\">\n<table><caption>What became of rows and tokens</caption>\n{rows}</table>\n\
-         <table><caption>Rows of each file</caption>\n{files}</table>\n</div>\n\
+         {sources}<table><caption>Rows of each file</caption>\n{files}</table>\n</div>\n\
          <details><summary>pipeline</summary><pre>{}</pre></details>\n</section>\n",
         text(&manifest.pipeline)
     )
