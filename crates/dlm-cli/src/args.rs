@@ -79,7 +79,14 @@ pub enum DataCommand {
 #[derive(Debug, Args)]
 pub struct PrepareArgs {
     /// Pipeline file
-    pub pipeline: PathBuf,
+    #[arg(required_unless_present = "config")]
+    pub pipeline: Option<PathBuf>,
+    /// Axolotl file in YAML, in place of a pipeline: its datasets become a pipeline, which is printed and run
+    ///
+    /// What is printed is the pipeline as TOML, to go on from. Keys about the training are left to `dlm train --config`. Paths are
+    /// relative to the current folder, as in Axolotl.
+    #[arg(long, value_name = "FILE", conflicts_with = "pipeline")]
+    pub config: Option<PathBuf>,
     /// Folder to write, in place of the pipeline's
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,

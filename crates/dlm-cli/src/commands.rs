@@ -6,6 +6,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod data;
 pub(crate) mod doctor;
+mod from_axolotl;
 pub(crate) mod model;
 pub(crate) mod runtime;
 pub(crate) mod sample;
@@ -14,12 +15,12 @@ pub(crate) mod tokenizer;
 pub(crate) mod train;
 pub(crate) mod validate;
 
-use crate::settings::Resolved;
+use crate::settings::Ignored;
 
 /// Tells on standard error which keys of the settings have no effect, once for each reason.
-pub(crate) fn tell_ignored(resolved: &Resolved) {
+pub(crate) fn tell_ignored(ignored: &[Ignored]) {
     let mut told: Vec<(&str, &str, Vec<String>)> = Vec::new();
-    for ignored in &resolved.ignored {
+    for ignored in ignored {
         let same = told.iter_mut().find(|(origin, reason, _)| *origin == ignored.origin && *reason == ignored.reason);
         match same {
             Some((_, _, keys)) => keys.push(format!("`{}`", ignored.key)),

@@ -7,6 +7,7 @@
 
 mod axolotl;
 mod choices;
+mod data_keys;
 mod error;
 mod keys;
 mod layer;
@@ -16,6 +17,7 @@ mod resolve;
 mod show;
 
 pub use choices::{Adapter, Compat, Optimizer, Strategy, WandbMode};
+pub(crate) use data_keys::of_training;
 pub use error::{Given, SettingsError};
 pub use keys::{DEFAULT_MASK_TOKEN, Diffusion, Settings};
 pub use prepared::{PreparedPath, PreparedPaths};

@@ -99,7 +99,6 @@ impl Account {
     }
 
     /// Counts tokens that a step behind `tokenize` added: `(row in the batch, tokens)`.
-    #[allow(dead_code)] // for steps that lengthen documents
     pub(crate) fn added_tokens(
         &self,
         batch: &RecordBatch,

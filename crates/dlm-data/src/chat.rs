@@ -1,23 +1,21 @@
 //! Rows to conversations: what is prompt and what is answer, and whose words may hold special tokens.
 
 use crate::{
-    answer::mark_answers,
-    scan::RowMap,
-    stage::{Stage, map_in_order},
-    step::{Alpaca, AlpacaStyle, Chat, Messages},
+    answer::{TurnEnd, mark_answers},
+    chat_options::{Chat, Completion, InputOutput, Messages, PromptCompletion},
+    error::{DataError, Result},
+    messages::{MessageReader, Turn},
+    row::{kind, text},
+    suggest::nearest,
+    wording::Wording,
 };
-use datafusion::{
-    arrow::{
-        array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, ListArray, RecordBatch, StringArray, StructArray},
-        buffer::OffsetBuffer,
-        compute::cast,
-        datatypes::{DataType, Field, Fields, Float64Type, Int32Type, Int64Type, Schema, SchemaRef},
-    },
-    execution::{SendableRecordBatchStream, TaskContext},
-};
-use dlm_tokenizer::{Message, Specials, Tokenizer};
+use dlm_tokenizer::{ChatTemplate, RenderOptions, Specials, Tokenizer};
 use serde_json::{Map, Value};
-use std::sync::Arc;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// A conversation in pieces, before it is tokenized.
 ///
@@ -26,6 +24,10 @@ use std::sync::Arc;
 pub struct Conversation {
     /// The units in order.
     pub units: Vec<Vec<Piece>>,
+    /// Whether the tokenizer's beginning belongs before it; a chat template writes its own.
+    pub begins: bool,
+    /// Whether the tokenizer's end token belongs behind it, unless the tokenize step says otherwise.
+    pub ends: bool,
 }
 
 /// Some text of a conversation.
@@ -37,6 +39,16 @@ pub struct Piece {
     pub specials: Specials,
     /// Whether the model must produce it.
     pub is_answer: bool,
+    /// Which tokens behind it, where a turn ends with it, the model must produce as well.
+    pub turn_end: TurnEnd,
+}
+
+impl Piece {
+    /// A piece of a prompt, in the middle of a turn.
+    #[must_use]
+    pub fn new(text: impl Into<String>, specials: Specials) -> Self {
+        Self { text: text.into(), specials, is_answer: false, turn_end: TurnEnd::default() }
+    }
 }
 
 impl Conversation {
@@ -45,283 +57,235 @@ impl Conversation {
     pub fn text(&self) -> String {
         self.units.iter().flatten().map(|piece| piece.text.as_str()).collect()
     }
+}
 
-    /// An Alpaca row as Axolotl words it: a prompt and, unless it is empty, an answer.
-    #[must_use]
-    pub fn alpaca(instruction: &str, input: &str, output: &str, options: &Alpaca) -> Self {
-        let words = wording(options.style, !input.is_empty());
-        let mut prompt: Vec<Piece> = Vec::new();
-        let mut push = |text: &str, specials| {
-            if !text.is_empty() {
-                prompt.push(Piece { text: text.to_owned(), specials, is_answer: options.train_on_inputs });
-            }
-        };
-        push(words.before, Specials::Parse);
-        push(instruction, Specials::AsText);
-        push(words.between, Specials::Parse);
-        push(input, Specials::AsText);
-        push(words.after, Specials::Parse);
-        let mut units = vec![prompt];
-        if !output.is_empty() {
-            units.push(vec![Piece { text: output.to_owned(), specials: Specials::AsText, is_answer: true }]);
-        }
-        Self { units }
-    }
+/// What templates that ask for today's date are told, 26 July 2024, so that the same rows always give the same bytes.
+const NOW: i64 = 1_721_952_000;
 
-    /// Messages as the tokenizer's chat template renders them, the assistant's turns labelled as answers.
+/// The chat step for rows of one kind, ready to work.
+///
+/// ```
+/// use dlm_data::{Alpaca, Chat, ChatFormat};
+/// use dlm_tokenizer::{Tokenizer, TrainOptions};
+/// # use std::{path::Path, sync::Arc};
+///
+/// let tokenizer = Tokenizer::train_bpe(["any text".to_owned()].into_iter(), &TrainOptions::new(300))?;
+/// let format = ChatFormat::new(&Chat::Alpaca(Alpaca::default()), Arc::new(tokenizer), Path::new(""))?;
+/// let row = serde_json::json!({ "instruction": "Name a colour.", "output": "Blue." });
+/// let conversation = format.conversation(row.as_object().expect("it is an object"))?;
+/// assert!(conversation.text().ends_with("### Instruction:\nName a colour.\n\n### Response:\nBlue."));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct ChatFormat {
+    columns: Vec<String>,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Wording(Box<Wording>),
+    Messages(Box<Templated>),
+    PromptCompletion(PromptCompletion, Box<Templated>),
+    InputOutput(InputOutput),
+    Completion(Completion),
+}
+
+/// Messages and what renders them.
+#[derive(Debug, Clone)]
+struct Templated {
+    reader: MessageReader,
+    options: Messages,
+    /// The error for a template that is missing is the first row's: a prompt and its completion may need none.
+    template: Option<ChatTemplate>,
+    render: RenderOptions,
+}
+
+impl ChatFormat {
+    /// Makes the chat step ready. Paths of templates are relative to `base`.
     ///
     /// # Errors
-    /// A sentence when there is no template, when it refuses the conversation, or when it leaves an answer out.
-    pub fn messages(tokenizer: &Tokenizer, messages: &[Message], options: &Messages) -> Result<Self, String> {
-        Ok(Self { units: vec![mark_answers(tokenizer, messages, options)?] })
-    }
-}
-
-/// A prompt's own words around the row's.
-struct Wording {
-    before: &'static str,
-    between: &'static str,
-    after: &'static str,
-}
-
-macro_rules! with_input {
-    () => {
-        "Below is an instruction that describes a task, paired with an input that provides further context. \
-         Write a response that appropriately completes the request."
-    };
-}
-
-macro_rules! without_input {
-    () => {
-        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-    };
-}
-
-fn wording(style: AlpacaStyle, has_input: bool) -> Wording {
-    let (before, between, after) = match (style, has_input) {
-        (AlpacaStyle::Instruct, true) => {
-            (concat!(with_input!(), "\n\n### Instruction:\n"), "\n\n### Input:\n", "\n\n### Response:\n")
-        }
-        (AlpacaStyle::Instruct, false) => {
-            (concat!(without_input!(), "\n\n### Instruction:\n"), "", "\n\n### Response:\n")
-        }
-        (AlpacaStyle::Chat, true) => (concat!("SYSTEM: ", with_input!(), "\nUSER: "), "\n", "\nASSISTANT:"),
-        (AlpacaStyle::Chat, false) => (concat!("SYSTEM: ", without_input!(), "\nUSER: "), "", "\nASSISTANT:"),
-        (AlpacaStyle::Chatml, true) => (
-            concat!("<|im_start|>system\n", with_input!(), "<|im_end|>\n<|im_start|>user\n"),
-            "\n",
-            "<|im_end|>\n<|im_start|>assistant\n",
-        ),
-        (AlpacaStyle::Chatml, false) => (
-            concat!("<|im_start|>system\n", without_input!(), "<|im_end|>\n<|im_start|>user\n"),
-            "",
-            "<|im_end|>\n<|im_start|>assistant\n",
-        ),
-        (AlpacaStyle::Phi, true) => {
-            (concat!("<|system|>\n", with_input!(), "<|end|>\n<|user|>\n"), "<|end|>", "<|assistant|>")
-        }
-        (AlpacaStyle::Phi, false) => {
-            (concat!("<|system|>\n", without_input!(), "<|end|>\n<|user|>\n"), "", "<|end|>\n<|assistant|>\n")
-        }
-    };
-    Wording { before, between, after }
-}
-
-/// The column that the chat step makes.
-pub(crate) const CHAT: &str = "chat";
-
-/// The chat step in a plan: adds the column `chat` with the pieces of the conversation.
-#[derive(Debug)]
-pub(crate) struct ChatStage {
-    pub(crate) chat: Chat,
-    pub(crate) input: SchemaRef,
-    /// Renders messages; loaded because the tokenize step names it.
-    pub(crate) tokenizer: Arc<Tokenizer>,
-    pub(crate) rows: Arc<RowMap>,
-    pub(crate) threads: usize,
-}
-
-impl Stage for ChatStage {
-    fn name(&self) -> &'static str {
-        "Chat"
-    }
-
-    fn options(&self) -> String {
-        match &self.chat {
-            Chat::Alpaca(alpaca) => format!("alpaca {:?}, train_on_inputs={}", alpaca.style, alpaca.train_on_inputs),
-            Chat::Messages(messages) => format!(
-                "messages of `{}`, eot_tokens={:?}, train_on_inputs={}",
-                messages.column, messages.eot_tokens, messages.train_on_inputs
-            ),
-        }
-    }
-
-    fn schema(&self) -> SchemaRef {
-        let others = self.input.fields().iter().filter(|field| field.name() != CHAT).cloned();
-        let chat = Field::new(CHAT, list_type(), false);
-        Arc::new(Schema::new(others.chain([Arc::new(chat)]).collect::<Fields>()))
-    }
-
-    fn run(
-        self: Arc<Self>,
-        input: SendableRecordBatchStream,
-        _: &Arc<TaskContext>,
-    ) -> datafusion::error::Result<SendableRecordBatchStream> {
-        let (schema, threads) = (self.schema(), self.threads);
-        Ok(map_in_order(input, schema, threads, move |batch| self.map(batch)))
-    }
-}
-
-impl ChatStage {
-    fn map(&self, batch: &RecordBatch) -> crate::Result<RecordBatch> {
-        let rows = batch[crate::plan::ROW].as_primitive::<Int64Type>();
-        let conversations = match &self.chat {
-            Chat::Alpaca(options) => self.alpaca(batch, options),
-            Chat::Messages(options) => {
-                let column = &batch[options.column.as_str()];
-                let convert = |i: usize| {
-                    let messages = messages_of(column, i)?;
-                    Conversation::messages(&self.tokenizer, &messages, options)
+    /// [`DataError::Pipeline`] for a wording with unknown fields or a template that is neither known nor a file,
+    /// [`DataError::Read`] for one that cannot be read, [`DataError::Tokenizer`] for one that is no Jinja.
+    pub fn new(chat: &Chat, tokenizer: Arc<Tokenizer>, base: &Path) -> Result<Self> {
+        let wrong = |message: String| DataError::pipeline(format!("chat: {message}"));
+        let kind = match chat {
+            Chat::Alpaca(options) => Kind::Wording(Box::new(Wording::alpaca(options).map_err(wrong)?)),
+            Chat::UserDefined(options) => Kind::Wording(Box::new(Wording::user_defined(options).map_err(wrong)?)),
+            Chat::Messages(options) | Chat::Sharegpt(options) => {
+                Kind::Messages(Box::new(Templated::new(options.clone(), &tokenizer, base)?))
+            }
+            Chat::PromptCompletion(options) => {
+                let messages = Messages {
+                    template: options.template.clone(),
+                    eot_tokens: options.eot_tokens.clone(),
+                    train_on_inputs: options.train_on_inputs,
+                    ..Messages::default()
                 };
-                (0..batch.num_rows()).map(|i| convert(i).map_err(|message| (i, message))).collect()
+                Kind::PromptCompletion(options.clone(), Box::new(Templated::new(messages, &tokenizer, base)?))
             }
-        }
-        .map_err(|(i, message): (usize, String)| self.rows.error(rows.value(i), message))?;
-        let schema = self.schema();
-        let column = |field: &Arc<Field>| match field.name().as_str() {
-            CHAT => to_array(&conversations),
-            name => Arc::clone(&batch[name]),
+            Chat::InputOutput(options) => Kind::InputOutput(options.clone()),
+            Chat::Completion(options) => Kind::Completion(options.clone()),
         };
-        let columns = schema.fields().iter().map(column).collect();
-        Ok(RecordBatch::try_new(Arc::clone(&schema), columns).expect("the columns are those of the schema"))
+        let columns = chat.columns().into_iter().map(str::to_owned).collect();
+        Ok(Self { columns, kind })
     }
 
-    fn alpaca(&self, batch: &RecordBatch, options: &Alpaca) -> Result<Vec<Conversation>, (usize, String)> {
-        let column = |name: &str| batch.column_by_name(name).map(strings).transpose().map_err(|message| (0, message));
-        let (instruction, input, output) = (column("instruction")?, column("input")?, column("output")?);
-        let cell = |column: &Option<StringArray>, name: &str, i: usize| match column {
-            Some(column) if !column.is_null(i) => Ok(column.value(i).to_owned()),
-            _ if name == "input" => Ok(String::new()),
-            _ => Err((i, format!("`{name}` is null"))),
+    /// The columns it looks at, those that exist.
+    pub(crate) fn columns(&self) -> Vec<&str> {
+        self.columns.iter().map(String::as_str).collect()
+    }
+
+    /// A row as a conversation.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with the row.
+    pub fn conversation(&self, row: &Map<String, Value>) -> Result<Conversation, String> {
+        match &self.kind {
+            Kind::Wording(wording) => wording.conversation(row),
+            Kind::Messages(templated) => templated.conversation(&templated.reader.turns(row)?),
+            Kind::PromptCompletion(options, templated) => prompt_completion(row, options, templated),
+            Kind::InputOutput(options) => input_output(row, options),
+            Kind::Completion(options) => {
+                let text = text(row, &options.field)?;
+                let text = text.ok_or_else(|| format!("`{}` is missing or null", options.field))?;
+                let piece = Piece { is_answer: true, ..Piece::new(text, Specials::AsText) };
+                let units = if text.is_empty() { Vec::new() } else { vec![vec![piece]] };
+                Ok(Conversation { begins: !units.is_empty(), ends: !units.is_empty(), units })
+            }
+        }
+    }
+}
+
+impl Templated {
+    fn new(options: Messages, tokenizer: &Tokenizer, base: &Path) -> Result<Self> {
+        let template = find_template(&options.template, tokenizer, base)?;
+        let mut render = RenderOptions { now: Some(NOW), ..tokenizer.render_options() };
+        render.variables.extend(options.chat_template_kwargs.clone());
+        Ok(Self { reader: MessageReader::new(&options), options, template, render })
+    }
+
+    fn conversation(&self, (turns, tools): &(Vec<Turn>, Option<Value>)) -> Result<Conversation, String> {
+        let template = self.template.as_ref().ok_or("messages need a chat template, and the tokenizer has none")?;
+        let with_tools;
+        let render = match tools {
+            None => &self.render,
+            Some(tools) => {
+                let mut render = self.render.clone();
+                render.variables.insert("tools".to_owned(), tools.clone());
+                with_tools = render;
+                &with_tools
+            }
         };
-        (0..batch.num_rows())
-            .map(|i| {
-                let (instruction, output) = (cell(&instruction, "instruction", i)?, cell(&output, "output", i)?);
-                Ok(Conversation::alpaca(&instruction, &cell(&input, "input", i)?, &output, options))
+        let pieces = mark_answers(template, render, turns, &self.options)?;
+        Ok(Conversation { units: vec![pieces], begins: false, ends: false })
+    }
+}
+
+/// The template that `name` means.
+fn find_template(name: &str, tokenizer: &Tokenizer, base: &Path) -> Result<Option<ChatTemplate>> {
+    if name == "tokenizer" {
+        return Ok(tokenizer.chat_template().cloned());
+    }
+    if let Some(otherwise) = name.strip_prefix("tokenizer|") {
+        let own = tokenizer.chat_template().cloned();
+        return if own.is_some() { Ok(own) } else { find_template(otherwise, tokenizer, base) };
+    }
+    if name.contains("{{") || name.contains("{%") {
+        return Ok(Some(ChatTemplate::from_source("inline", name)?));
+    }
+    if let Some(template) = ChatTemplate::built_in(name) {
+        return Ok(Some(template));
+    }
+    let path = base.join(name);
+    match fs::read_to_string(&path) {
+        Ok(source) => Ok(Some(ChatTemplate::from_source(path.display().to_string(), source)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let known = || ["tokenizer"].into_iter().chain(ChatTemplate::built_in_names());
+            Err(DataError::Pipeline {
+                path: None,
+                line: None,
+                message: format!(
+                    "chat: `template = \"{name}\"` is no file and none of the templates by name: {}",
+                    known().collect::<Vec<_>>().join(", ")
+                ),
+                nearest: nearest(name, known()).map(str::to_owned),
             })
-            .collect()
-    }
-}
-
-/// A column as text, whatever type of text it has.
-pub(crate) fn strings(column: &ArrayRef) -> Result<StringArray, String> {
-    match column.data_type() {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => {
-            let cast = cast(column, &DataType::Utf8).map_err(|error| error.to_string())?;
-            Ok(cast.as_string::<i32>().clone())
         }
-        other => Err(format!("a column of type {other} is no text")),
+        Err(source) => Err(DataError::Read { path, source }),
     }
 }
 
-/// The messages in row `i` of a column of lists of structs.
-fn messages_of(column: &ArrayRef, i: usize) -> Result<Vec<Message>, String> {
-    let list = to_json(column, i)?;
-    let Value::Array(items) = list else {
-        return Err("the messages are null".to_owned());
-    };
-    if items.is_empty() {
-        return Err("there are no messages".to_owned());
-    }
-    let message = |(number, item)| {
-        serde_json::from_value(item).map_err(|error| format!("message {} is none: {error}", number + 1))
-    };
-    items.into_iter().enumerate().map(message).collect()
-}
-
-/// A value as JSON; fields that are null are left out, as they were before rows with other fields came to the column.
-fn to_json(column: &ArrayRef, i: usize) -> Result<Value, String> {
-    if column.is_null(i) {
-        return Ok(Value::Null);
-    }
-    let items = |list: &ArrayRef| (0..list.len()).map(|j| to_json(list, j)).collect::<Result<Vec<_>, _>>();
-    Ok(match column.data_type() {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
-            Value::String(strings(&column.slice(i, 1))?.value(0).to_owned())
+/// Whether rows of this kind cannot do without a chat template that the tokenizer lacks.
+pub(crate) fn expect_template(chat: &Chat, tokenizer: &Tokenizer, path: PathBuf) -> Result<()> {
+    match chat {
+        Chat::Messages(messages) | Chat::Sharegpt(messages)
+            if messages.template == "tokenizer" && tokenizer.chat_template().is_none() =>
+        {
+            Err(DataError::NoTemplate { path })
         }
-        DataType::Boolean => Value::Bool(column.as_boolean().value(i)),
-        DataType::List(_) => Value::Array(items(&column.as_list::<i32>().value(i))?),
-        DataType::LargeList(_) => Value::Array(items(&column.as_list::<i64>().value(i))?),
-        DataType::Struct(fields) => {
-            let mut object = Map::new();
-            for (field, values) in fields.iter().zip(column.as_struct().columns()) {
-                let value = to_json(values, i)?;
-                if !value.is_null() {
-                    object.insert(field.name().clone(), value);
-                }
+        _ => Ok(()),
+    }
+}
+
+/// Two texts, or two lists of messages.
+fn prompt_completion(
+    row: &Map<String, Value>,
+    options: &PromptCompletion,
+    templated: &Templated,
+) -> Result<Conversation, String> {
+    let value = |name: &str| row.get(name).filter(|value| !value.is_null());
+    let missing = |name: &str| format!("`{name}` is missing or null");
+    let prompt = value(&options.field_prompt).ok_or_else(|| missing(&options.field_prompt))?;
+    let completion = value(&options.field_completion).ok_or_else(|| missing(&options.field_completion))?;
+    match (prompt, completion) {
+        (Value::String(prompt), Value::String(completion)) => {
+            let piece = |text: &str, is_answer| {
+                let piece = Piece { is_answer, ..Piece::new(text, Specials::AsText) };
+                if text.is_empty() { Vec::new() } else { vec![piece] }
+            };
+            let units = vec![piece(prompt, options.train_on_inputs), piece(completion, true)];
+            Ok(Conversation { begins: true, ends: !completion.is_empty(), units })
+        }
+        (Value::Array(_), Value::Array(_)) => {
+            let mut turns = templated.reader.turns_of(prompt, &options.field_prompt)?;
+            if !options.train_on_inputs {
+                turns.iter_mut().for_each(|turn| turn.training = Some(false));
             }
-            Value::Object(object)
+            turns.extend(templated.reader.turns_of(completion, &options.field_completion)?);
+            templated.conversation(&(turns, None))
         }
-        other if other.is_integer() => {
-            let cast = cast(&column.slice(i, 1), &DataType::Int64).map_err(|error| error.to_string())?;
-            Value::from(cast.as_primitive::<Int64Type>().value(0))
-        }
-        other if other.is_floating() => {
-            let cast = cast(&column.slice(i, 1), &DataType::Float64).map_err(|error| error.to_string())?;
-            Value::from(cast.as_primitive::<Float64Type>().value(0))
-        }
-        other => return Err(format!("messages cannot hold values of type {other}")),
-    })
-}
-
-fn piece_fields() -> Fields {
-    Fields::from(vec![
-        Field::new("text", DataType::Utf8, false),
-        Field::new("parse_specials", DataType::Boolean, false),
-        Field::new("is_answer", DataType::Boolean, false),
-        Field::new("unit", DataType::Int32, false),
-    ])
-}
-
-fn list_type() -> DataType {
-    DataType::List(Arc::new(Field::new("item", DataType::Struct(piece_fields()), false)))
-}
-
-/// Conversations as a column.
-fn to_array(conversations: &[Conversation]) -> ArrayRef {
-    let units = conversations.iter().flat_map(|conversation| (0..).zip(&conversation.units));
-    let pieces: Vec<(i32, &Piece)> =
-        units.flat_map(|(unit, pieces)| pieces.iter().map(move |piece| (unit, piece))).collect();
-    let flags = |flag: fn(&Piece) -> bool| -> ArrayRef {
-        Arc::new(pieces.iter().map(|(_, piece)| Some(flag(piece))).collect::<BooleanArray>())
-    };
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from_iter_values(pieces.iter().map(|(_, piece)| piece.text.as_str()))),
-        flags(|piece| piece.specials == Specials::Parse),
-        flags(|piece| piece.is_answer),
-        Arc::new(Int32Array::from_iter_values(pieces.iter().map(|(unit, _)| *unit))),
-    ];
-    let lengths = conversations.iter().map(|conversation| conversation.units.iter().map(Vec::len).sum());
-    let item = Arc::new(Field::new("item", DataType::Struct(piece_fields()), false));
-    let pieces = StructArray::new(piece_fields(), columns, None);
-    Arc::new(ListArray::new(item, OffsetBuffer::from_lengths(lengths), Arc::new(pieces), None))
-}
-
-/// The conversation in row `i` of a column made by the chat step.
-pub(crate) fn from_array(column: &ArrayRef, i: usize) -> Conversation {
-    let pieces = column.as_list::<i32>().value(i);
-    let fields = pieces.as_struct().columns();
-    let (text, parse) = (fields[0].as_string::<i32>(), fields[1].as_boolean());
-    let (is_answer, unit) = (fields[2].as_boolean(), fields[3].as_primitive::<Int32Type>());
-    let mut conversation = Conversation::default();
-    for piece in 0..pieces.len() {
-        let number = usize::try_from(unit.value(piece)).expect("units are counted from 0");
-        conversation.units.resize_with(conversation.units.len().max(number + 1), Vec::new);
-        conversation.units[number].push(Piece {
-            text: text.value(piece).to_owned(),
-            specials: if parse.value(piece) { Specials::Parse } else { Specials::AsText },
-            is_answer: is_answer.value(piece),
-        });
+        (prompt, completion) => Err(format!(
+            "`{}` is {} and `{}` is {}: both have to be text, or both lists of messages",
+            options.field_prompt,
+            kind(prompt),
+            options.field_completion,
+            kind(completion)
+        )),
     }
-    conversation
+}
+
+/// Segments, each a unit of its own.
+fn input_output(row: &Map<String, Value>, options: &InputOutput) -> Result<Conversation, String> {
+    let name = &options.column;
+    let segments = match row.get(name) {
+        Some(Value::Array(segments)) => segments,
+        None | Some(Value::Null) => return Err(format!("`{name}` is missing or null")),
+        Some(other) => return Err(format!("`{name}` is {}, and has to be a list of segments", kind(other))),
+    };
+    let segment = |(i, segment): (usize, &Value)| {
+        let within = |message: String| format!("segment {}: {message}", i + 1);
+        let Value::Object(segment) = segment else {
+            return Err(within(format!("it is {}, and has to be an object", kind(segment))));
+        };
+        let text = text(segment, "text").map_err(within)?.ok_or_else(|| within("`text` is missing".to_owned()))?;
+        let is_answer = match segment.get("label") {
+            Some(Value::Bool(label)) => *label || options.train_on_inputs,
+            None | Some(Value::Null) => return Err(within("`label` is missing".to_owned())),
+            Some(other) => return Err(within(format!("`label` is {}, and has to be true or false", kind(other)))),
+        };
+        Ok(vec![Piece { is_answer, ..Piece::new(text, Specials::Parse) }])
+    };
+    let units = segments.iter().enumerate().map(segment).collect::<Result<Vec<_>, _>>()?;
+    Ok(Conversation { units, begins: false, ends: false })
 }

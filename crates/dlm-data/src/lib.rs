@@ -42,9 +42,13 @@
 
 mod account;
 mod answer;
+mod answer_tail;
+pub mod axolotl;
 mod batch;
 mod chat;
 mod checkpoint;
+mod chat_options;
+mod chat_stage;
 mod cursor;
 mod error;
 mod explain;
@@ -59,6 +63,7 @@ mod limits;
 mod manifest;
 mod mixture;
 mod number;
+mod messages;
 mod overrides;
 mod pack;
 mod packing;
@@ -70,6 +75,7 @@ mod read_ahead;
 mod reader;
 mod remote;
 mod row_check;
+mod row;
 mod scan;
 mod shard;
 mod shard_file;
@@ -85,11 +91,17 @@ mod texts;
 mod tokenize;
 mod unigram;
 mod validate;
+mod wording;
 mod workshop;
 mod writer;
 
+pub use answer::{EndLabel, TurnEnd};
+pub use answer_tail::AnswerTail;
 pub use batch::{Batch, Document, IGNORE_INDEX};
-pub use chat::{Conversation, Piece};
+pub use chat::{ChatFormat, Conversation, Piece};
+pub use chat_options::{
+    Alpaca, AlpacaStyle, Chat, Completion, InputOutput, Messages, PromptCompletion, TrainOnEnd, UserDefined,
+};
 pub use cursor::Cursor;
 pub use error::{DataError, Result};
 pub use explain::explain;
@@ -115,10 +127,7 @@ pub use row_check::Fault;
 pub use shard::Row;
 pub use shuffle::Permutation;
 pub use source::{FileFormat, Mix, MixStop, OnError, QUARANTINE, Source, TextDocument};
-pub use step::{
-    Alpaca, AlpacaStyle, Chat, Dedup, Messages, Overlong, Pack, PackStrategy, Shuffle, Split as SplitStep, Step,
-    Tokenize,
-};
+pub use step::{Dedup, Overlong, Pack, PackStrategy, Shuffle, Split as SplitStep, Step, Tokenize};
 pub use texts::Texts;
 pub use tokenize::{Encoder, Tokens};
 pub use unigram::unigram_entropy;

@@ -1,6 +1,9 @@
 //! What prepared data says of itself: `manifest.json`, written last.
 
-use crate::error::{DataError, Result, reading};
+use crate::{
+    answer_tail::AnswerTail,
+    error::{DataError, Result, reading},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -54,6 +57,9 @@ pub struct Manifest {
     pub tokenizer: TokenizerInfo,
     /// Tokens in a row.
     pub sequence_len: usize,
+    /// What follows answers, where a step put something there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_tail: Option<AnswerTail>,
     /// What became of rows and tokens.
     pub account: TokenAccount,
     /// The training side.

@@ -2,6 +2,7 @@
 
 use crate::{
     account::Account,
+    answer::is_target,
     checkpoint::{Checkpoint, Note, Notes, Packed, Resume, Resumed, SideState, key, number_of},
     error::{DataError, Result},
     number::NUMBER,
@@ -9,7 +10,7 @@ use crate::{
     plan::{ROW, VALIDATION},
     scan::RowMap,
     stage::Stage,
-    step::Pack,
+    step::{Overlong, Pack},
     tokenize::{INPUT_IDS, LABELS, int32_lists, list_of_int32},
 };
 use datafusion::{
@@ -69,6 +70,26 @@ pub(crate) struct PackStage {
 impl fmt::Debug for PackStage {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "PackStage({})", self.options())
+    }
+}
+
+impl PackStage {
+    /// Refuses a document that is too long to be of use.
+    fn expect_room(&self, ids: &[i32], labels: &[i32]) -> Result<(), String> {
+        let Pack { sequence_len, overlong, .. } = self.step;
+        if ids.len() <= sequence_len {
+            return Ok(());
+        }
+        let first_target = labels.iter().position(|label| is_target(*label));
+        match (overlong, first_target) {
+            (Overlong::Raise, _) => Err(format!("it has {} tokens, and a row has {sequence_len}", ids.len())),
+            // Cut off its prompt, an answer answers nothing.
+            (Overlong::Cut, Some(prompt)) if prompt >= sequence_len => Err(format!(
+                "its prompt has {prompt} tokens and leaves no room for an answer in rows of {sequence_len}; a larger \
+                 `pack.sequence_len` has, and `overlong = \"drop\"` leaves such rows out"
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -180,6 +201,7 @@ impl Packing {
                 let message = format!("token id {id} is none of the tokenizer's {}", self.stage.vocab_size);
                 return Err(self.stage.rows.error(rows.value(i), message));
             }
+            self.stage.expect_room(ids, labels).map_err(|message| self.stage.rows.error(rows.value(i), message))?;
             let key = self
                 .key(numbers.value(i))
                 .ok_or_else(|| self.stage.rows.error(rows.value(i), "it was cut into more than a million documents"))?;

@@ -1,13 +1,15 @@
 //! A pipeline: sources, steps, output. Built in Rust, read from TOML, changed by overrides.
 
 use crate::{
+    answer_tail::AnswerTail,
+    chat_options::Chat,
     error::{DataError, Result, reading},
     limits::Limits,
     overrides,
     remote::Remote,
     source::{self, Mix, OnError, Source},
     spelling,
-    step::{Chat, Dedup, Pack, Shuffle, Split, Step, Tokenize},
+    step::{Dedup, Pack, Shuffle, Split, Step, Tokenize},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -196,6 +198,12 @@ impl Pipeline {
         self.step(Step::Pack(pack))
     }
 
+    /// Puts tokens behind answers that teach where to stop.
+    #[must_use]
+    pub fn answer_tail(self, tail: AnswerTail) -> Self {
+        self.step(Step::AnswerTail(tail))
+    }
+
     /// Brings the rows into a random order.
     #[must_use]
     pub fn shuffle(self, seed: u64) -> Self {
@@ -244,6 +252,15 @@ impl Pipeline {
         })
     }
 
+    /// What follows answers, where a step says so.
+    pub(crate) fn answer_tail_of(&self) -> Option<&AnswerTail> {
+        self.step.iter().find_map(|step| match step {
+            Step::AnswerTail(AnswerTail::None) => None,
+            Step::AnswerTail(tail) => Some(tail),
+            _ => None,
+        })
+    }
+
     /// The pack step, if there is one.
     pub(crate) fn pack_step(&self) -> Option<&Pack> {
         self.step.iter().find_map(|step| match step {
@@ -259,7 +276,7 @@ impl Pipeline {
         }
         source::check(&self.source)?;
         let position = |name: &str| self.step.iter().position(|step| step.name() == name);
-        for name in ["chat", "tokenize", "pack", "split"] {
+        for name in ["chat", "tokenize", "answer_tail", "pack", "split"] {
             if self.step.iter().filter(|step| step.name() == name).count() > 1 {
                 return Err(DataError::pipeline(format!("the step `{name}` can stand only once")));
             }
@@ -273,6 +290,11 @@ impl Pipeline {
             && pack < tokenize
         {
             return Err(DataError::pipeline("the step `pack` comes after `tokenize`"));
+        }
+        if let Some(tail) = position("answer_tail")
+            && position("tokenize").is_none_or(|tokenize| tail < tokenize)
+        {
+            return Err(DataError::pipeline("the step `answer_tail` comes after `tokenize`"));
         }
         if position("pack").is_some_and(|pack| pack + 1 < self.step.len()) {
             return Err(DataError::pipeline("the step `pack` is the last one"));
@@ -293,6 +315,7 @@ fn check_values(step: &Step) -> Result<()> {
         Step::Split(split) if !(split.validation > 0.0 && split.validation < 1.0) => {
             out_of_range("split.validation", split.validation.to_string(), "between 0 and 1")
         }
+        Step::AnswerTail(tail) => tail.check(),
         Step::Select(expressions) if expressions.is_empty() => {
             out_of_range("select", "empty".to_owned(), "a list of columns")
         }

@@ -5,7 +5,10 @@
 
 use crate::{
     account::Account,
-    chat::{CHAT, ChatStage},
+    answer_tail::{AnswerTail, AnswerTailStage},
+    chat::{ChatFormat, expect_template},
+    chat_options::Chat,
+    chat_stage::{CHAT, ChatStage},
     checkpoint::{Notes, Packed, Resume},
     error::{DataError, Result},
     functions::{content_hash, is_validation, shuffle_key},
@@ -16,7 +19,7 @@ use crate::{
     scan::{RowMap, SourcesTable},
     source::{self, SourceFile, Sources},
     stage::{Stage, StageNode, StageQueryPlanner},
-    step::{Chat, Dedup, Pack, Split, Step, Tokenize},
+    step::{Dedup, Pack, Split, Step, Tokenize},
     tokenize::{Encoder, INPUT_IDS, TokenizeStage, signed},
 };
 use datafusion::{
@@ -169,7 +172,8 @@ struct Lowering<'a> {
     account: Arc<Account>,
     tokenizer: Option<Arc<Tokenizer>>,
     pad_id: Option<i32>,
-    chat: Option<Chat>,
+    /// The formats of conversations, once there are any.
+    chats: Vec<Chat>,
     split: Option<Split>,
     is_tokenized: bool,
     resume: Arc<Resume>,
@@ -199,7 +203,7 @@ impl<'a> Lowering<'a> {
             account: Arc::default(),
             tokenizer: None,
             pad_id: None,
-            chat: None,
+            chats: Vec::new(),
             split: None,
             is_tokenized: false,
             resume: Arc::default(),
@@ -217,12 +221,14 @@ impl<'a> Lowering<'a> {
                 self.order = shuffle_key(shuffle).call(vec![name(ROW)]);
                 self.sort("shuffle")
             }
+            Step::Split(_) if self.schema().column_with_name(VALIDATION).is_some() => Ok(()),
             Step::Split(split) => {
                 self.split = Some(split.clone());
                 self.mark_validation()
             }
-            Step::Chat(chat) => self.chat(chat),
+            Step::Chat(chat) => self.chat(Some(chat)),
             Step::Tokenize(tokenize) => self.tokenize(tokenize),
+            Step::AnswerTail(tail) => self.answer_tail(tail),
             Step::Pack(pack) => self.pack(pack),
         }
     }
@@ -299,24 +305,36 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn chat(&mut self, chat: &Chat) -> Result<()> {
-        let schema = self.schema();
-        match chat {
-            Chat::Alpaca(_) => ["instruction", "output"].iter().try_for_each(|name| require("chat", &schema, name))?,
-            Chat::Messages(messages) => require("chat", &schema, &messages.column)?,
-        }
+    /// Makes conversations: of rows whose source has a format of its own by that, of the others by `default`.
+    fn chat(&mut self, default: Option<&Chat>) -> Result<()> {
         let step = self.pipeline.tokenize_step().ok_or_else(|| {
             DataError::pipeline("the step `chat` needs a `tokenize` step behind it, whose tokenizer it uses")
         })?;
         let (tokenizer, path) = self.load(step)?;
-        if matches!(chat, Chat::Messages(_)) && tokenizer.chat_template().is_none() {
-            return Err(DataError::NoTemplate { path });
+        let schema = self.schema();
+        let mut of_source = Vec::new();
+        for source in &self.pipeline.source {
+            let chat = source.chat.as_ref().or(default).ok_or_else(|| {
+                let path = &source.path;
+                DataError::pipeline(format!(
+                    "the source `{path}` has no `chat` of its own, and there is no step `chat`"
+                ))
+            })?;
+            let known = self.chats.iter().position(|known| known == chat);
+            of_source.push(known.unwrap_or(self.chats.len()));
+            if known.is_none() {
+                chat.required_columns().into_iter().try_for_each(|name| require("chat", &schema, name))?;
+                expect_template(chat, &tokenizer, path.clone())?;
+                self.chats.push(chat.clone());
+            }
         }
-        self.chat = Some(chat.clone());
+        let base = &self.pipeline.base;
+        let format = |chat: &Chat| ChatFormat::new(chat, Arc::clone(&tokenizer), base);
         self.add(ChatStage {
-            chat: chat.clone(),
+            formats: self.chats.iter().map(format).collect::<Result<_>>()?,
+            of_source,
+            options: self.chats.iter().map(Chat::describe).collect::<Vec<_>>().join("; "),
             input: schema,
-            tokenizer,
             rows: Arc::clone(&self.rows),
             threads: self.resources.threads,
         })
@@ -325,7 +343,8 @@ impl<'a> Lowering<'a> {
     /// Gives documents their numbers, before that step.
     fn number(&mut self, next: &Step) -> Result<()> {
         if let Step::Tokenize(tokenize) = next
-            && self.chat.is_none()
+            && self.chats.is_empty()
+            && self.pipeline.source.iter().all(|source| source.chat.is_none())
         {
             // Columns that nobody asks for behind this need not even be read from the files.
             require("tokenize", &self.schema(), &tokenize.column)?;
@@ -340,21 +359,54 @@ impl<'a> Lowering<'a> {
     }
 
     fn tokenize(&mut self, step: &Tokenize) -> Result<()> {
-        let text = self.chat.is_none().then(|| step.column.clone());
+        if self.chats.is_empty() && self.pipeline.source.iter().any(|source| source.chat.is_some()) {
+            self.chat(None)?;
+        }
+        let text = self.chats.is_empty().then(|| step.column.clone());
         require("tokenize", &self.schema(), text.as_deref().unwrap_or(CHAT))?;
         let (tokenizer, path) = self.load(step)?;
-        let encoder = Encoder::new(tokenizer, &path, step, self.chat.as_ref())?;
+        let encoder = |chat| Encoder::new(Arc::clone(&tokenizer), &path, step, chat);
+        let encoders = match self.chats.as_slice() {
+            [] => vec![encoder(None)?],
+            chats => chats.iter().map(|chat| encoder(Some(chat))).collect::<Result<_>>()?,
+        };
         self.is_tokenized = true;
         self.add(TokenizeStage {
             step: step.clone(),
             text,
-            encoder,
+            encoders,
             rows: Arc::clone(&self.rows),
             account: Arc::clone(&self.account),
             is_numbered: self.is_numbered(),
             threads: self.resources.threads,
         })?;
         self.mark_validation()
+    }
+
+    fn answer_tail(&mut self, tail: &AnswerTail) -> Result<()> {
+        for column in [INPUT_IDS, crate::tokenize::LABELS] {
+            require("answer_tail", &self.schema(), column)?;
+        }
+        // Equal documents may get different tails, and still have to stand on one side.
+        if let Some(split) = self.pipeline.step.iter().find_map(|step| match step {
+            Step::Split(split) => Some(split),
+            _ => None,
+        }) && self.schema().column_with_name(VALIDATION).is_none()
+        {
+            self.split = Some(split.clone());
+            self.mark_validation()?;
+        }
+        let tokenize =
+            self.pipeline.tokenize_step().ok_or_else(|| DataError::pipeline("`answer_tail` needs `tokenize`"))?;
+        let (tokenizer, path) = self.load(tokenize)?;
+        self.add(AnswerTailStage {
+            tail: tail.clone(),
+            ids: tail.ids(&tokenizer, &path)?,
+            sequence_len: self.pipeline.pack_step().map_or(usize::MAX, |pack| pack.sequence_len),
+            input: self.schema(),
+            account: Arc::clone(&self.account),
+            threads: self.resources.threads,
+        })
     }
 
     fn pack(&mut self, step: &Pack) -> Result<()> {
@@ -387,10 +439,16 @@ impl<'a> Lowering<'a> {
         };
         let tokenizer = match &self.tokenizer {
             Some(tokenizer) => Arc::clone(tokenizer),
-            None => match path.to_str().filter(|path| remote::is_remote(path)) {
-                Some(address) => Arc::new(Tokenizer::load(&remote::tokenizer(address, &self.pipeline.remote)?)?),
-                None => Arc::new(Tokenizer::load(&path)?),
-            },
+            None => {
+                let mut tokenizer = match path.to_str().filter(|path| remote::is_remote(path)) {
+                    Some(address) => Tokenizer::load(&remote::tokenizer(address, &self.pipeline.remote)?)?,
+                    None => Tokenizer::load(&path)?,
+                };
+                for (role, text) in &step.special_tokens {
+                    tokenizer.set_special(role, text)?;
+                }
+                Arc::new(tokenizer)
+            }
         };
         self.tokenizer = Some(Arc::clone(&tokenizer));
         Ok((tokenizer, path))

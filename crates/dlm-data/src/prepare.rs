@@ -166,6 +166,7 @@ pub async fn prepare(
         sources: source_info(&plan.sources),
         tokenizer: tokenizer_info(&tokenizer, &plan),
         sequence_len: pipeline.pack_step().map_or(0, |pack| pack.sequence_len),
+        answer_tail: pipeline.answer_tail_of().cloned(),
         account,
         train,
         validation,

@@ -3,7 +3,7 @@
 use crate::{
     error::DataError,
     plan::ROW,
-    source::{Sources, all_rows},
+    source::{SourceFile, Sources, all_rows},
 };
 use async_trait::async_trait;
 use datafusion::{
@@ -38,6 +38,43 @@ pub(crate) struct RowMap {
 impl RowMap {
     /// The error for a row that cannot be used, by its number over all sources.
     pub(crate) fn error(&self, row: i64, message: impl Into<String>) -> DataError {
+        let (file, within) = self.find(row);
+        let path = file.map(SourceFile::shown).unwrap_or_default();
+        DataError::Row { path, row: within + 1, message: message.into() }
+    }
+
+    /// The numbers of the sources that these rows came from.
+    pub(crate) fn sources_of(&self, rows: &[i64]) -> Vec<usize> {
+        let Some(mixture) = &self.sources.mixture else {
+            let source = |row: &i64| {
+                let mut within = u64::try_from(*row).unwrap_or(0);
+                let found = self.sources.given.iter().position(|given| {
+                    let here = within < *given;
+                    within -= if here { 0 } else { *given };
+                    here
+                });
+                found.unwrap_or(0)
+            };
+            return rows.iter().map(source).collect();
+        };
+        // The draws are repeated once for all of them.
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by_key(|i| rows[*i]);
+        let mut order = order.into_iter().peekable();
+        let mut sources = vec![0; rows.len()];
+        for (at, (source, _)) in (0i64..).zip(mixture.draws()) {
+            while let Some(i) = order.next_if(|i| rows[*i] == at) {
+                sources[i] = source;
+            }
+            if order.peek().is_none() {
+                break;
+            }
+        }
+        sources
+    }
+
+    /// The file of a row, and its number in it.
+    fn find(&self, row: i64) -> (Option<&SourceFile>, u64) {
         let mut within = u64::try_from(row).unwrap_or(0);
         let source = match &self.sources.mixture {
             // The draws are repeated up to the one that gave the row.
@@ -58,8 +95,7 @@ impl RowMap {
                 here
             })
         });
-        let path = file.map(crate::source::SourceFile::shown).unwrap_or_default();
-        DataError::Row { path, row: within + 1, message: message.into() }
+        (file, within)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The closed set of steps a pipeline is made of, and their options.
 
+use crate::{answer_tail::AnswerTail, chat_options::Chat};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// One step of a pipeline: rows in, rows out.
 ///
@@ -19,6 +20,8 @@ pub enum Step {
     Chat(Chat),
     /// Turns the text or the conversation into token ids and labels.
     Tokenize(Tokenize),
+    /// Puts tokens behind answers that teach where to stop.
+    AnswerTail(AnswerTail),
     /// Puts documents side by side into rows of equal length.
     Pack(Pack),
     /// Brings the rows into a random order.
@@ -37,6 +40,7 @@ impl Step {
             Self::Dedup(_) => "dedup",
             Self::Chat(_) => "chat",
             Self::Tokenize(_) => "tokenize",
+            Self::AnswerTail(_) => "answer_tail",
             Self::Pack(_) => "pack",
             Self::Shuffle(_) => "shuffle",
             Self::Split(_) => "split",
@@ -66,60 +70,6 @@ pub struct Dedup {
     pub on: Vec<String>,
 }
 
-/// How a row becomes a conversation: which parts are prompts and which are answers, for the model to produce.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "format", rename_all = "snake_case")]
-pub enum Chat {
-    /// Columns `instruction`, `output` and (if there) `input`, as in the Alpaca data.
-    Alpaca(Alpaca),
-    /// A column of messages with `role` and `content`, rendered by the tokenizer's chat template.
-    Messages(Messages),
-}
-
-/// The Alpaca prompt and its options. The answer ends with the end token, an empty one has none (as in Axolotl).
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Alpaca {
-    /// How the prompt is worded.
-    pub style: AlpacaStyle,
-    /// Makes the prompt a target as well.
-    pub train_on_inputs: bool,
-}
-
-/// The wordings of the Alpaca prompt that Axolotl knows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AlpacaStyle {
-    /// `### Instruction:`, `### Input:` and `### Response:` after a sentence that explains them.
-    #[default]
-    Instruct,
-    /// `USER:` and `ASSISTANT:`.
-    Chat,
-    /// `<|im_start|>` and `<|im_end|>`.
-    Chatml,
-    /// `<|user|>`, `<|end|>` and `<|assistant|>`.
-    Phi,
-}
-
-/// Conversations of any number of turns; every turn of the assistant is an answer, with the token that ends it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Messages {
-    /// The column with the list of messages.
-    pub column: String,
-    /// Tokens that end a turn; empty means the tokenizer's end token. One that follows an answer within three tokens
-    /// belongs to the answer (as in Axolotl).
-    pub eot_tokens: Vec<String>,
-    /// Makes every turn a target, not only the assistant's.
-    pub train_on_inputs: bool,
-}
-
-impl Default for Messages {
-    fn default() -> Self {
-        Self { column: "messages".to_owned(), eot_tokens: Vec::new(), train_on_inputs: false }
-    }
-}
-
 /// Tokenization of the text column or of what `chat` made.
 ///
 /// Text that spells a special token stays text; only a chat template or a prompt's own wording makes special tokens.
@@ -135,6 +85,9 @@ pub struct Tokenize {
     /// a chat template ends its turns itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add_eos: Option<bool>,
+    /// Other special tokens than the tokenizer's own: `bos_token`, `eos_token`, `pad_token`, `unk_token`, each one of its tokens.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub special_tokens: BTreeMap<String, String>,
 }
 
 fn text_column() -> String {
@@ -145,7 +98,7 @@ impl Tokenize {
     /// Tokenization with the tokenizer in that folder.
     #[must_use]
     pub fn new(tokenizer: impl Into<PathBuf>) -> Self {
-        Self { tokenizer: tokenizer.into(), column: text_column(), add_eos: None }
+        Self { tokenizer: tokenizer.into(), column: text_column(), add_eos: None, special_tokens: BTreeMap::new() }
     }
 }
 
@@ -207,6 +160,8 @@ pub enum Overlong {
     Cut,
     /// They are left out, and counted in the manifest.
     Drop,
+    /// They are an error.
+    Raise,
 }
 
 /// A random order of the rows that depends on the seed and on nothing else.

@@ -48,7 +48,7 @@ impl Texts {
         let batch = self.runtime.block_on(self.batches.next())?;
         let column = batch
             .map_err(|error| DataError::from_datafusion(error, "the pipeline failed"))
-            .and_then(|batch| crate::chat::strings(batch.column(0)).map_err(DataError::Invalid));
+            .and_then(|batch| crate::row::strings(batch.column(0)).map_err(DataError::Invalid));
         Some(column.map(|column| {
             self.batch = column;
             self.next = 0;

@@ -2,21 +2,24 @@
 
 use crate::{
     account::Account,
-    answer::label_ends,
+    answer::{EndLabel, TurnEnd, label_ends},
     batch::IGNORE_INDEX,
-    chat::{CHAT, Conversation, Piece, from_array, strings},
+    chat::{Conversation, Piece},
+    chat_options::Chat,
+    chat_stage::{CHAT, CHAT_FORMAT, from_array},
     error::{DataError, Result},
     number::NUMBER,
     plan::ROW,
+    row::strings,
     scan::RowMap,
     stage::{Stage, map_in_order},
-    step::{Chat, Tokenize},
+    step::Tokenize,
 };
 use datafusion::{
     arrow::{
         array::{Array, ArrayRef, AsArray, Int32Array, ListArray, RecordBatch},
         buffer::OffsetBuffer,
-        datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
+        datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef},
     },
     execution::{SendableRecordBatchStream, TaskContext},
 };
@@ -32,15 +35,6 @@ pub struct Tokens {
     pub labels: Vec<i32>,
 }
 
-/// When a document gets the end token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Never,
-    Always,
-    /// Not behind an empty answer (Axolotl's rule for Alpaca).
-    BehindAnswers,
-}
-
 /// Turns documents into tokens, by the options of a tokenize step and of the chat step before it.
 #[derive(Debug, Clone)]
 pub struct Encoder {
@@ -48,39 +42,33 @@ pub struct Encoder {
     /// What the tokenizer puts before a text by itself, such as the beginning token.
     prefix: Vec<i32>,
     eos: Option<i32>,
-    end: End,
-    /// Tokens that end a turn and belong to the answer before them; of each group the first that follows.
-    turn_ends: Vec<Vec<i32>>,
+    /// Whether documents end with the end token; unset, texts do and conversations say it themselves.
+    add_eos: Option<bool>,
+    /// Tokens that end a turn.
+    eot: Vec<i32>,
 }
 
 impl Encoder {
     /// The encoder for a tokenize step, after a chat step if there is one.
     ///
     /// # Errors
-    /// [`DataError::NoEnd`] when an end token is asked for and there is none; [`DataError::Tokenizer`] when an
+    /// [`DataError::NoEnd`] when an end token is asked for and there is none; [`DataError::Tokenizer`] when one of the
     /// `eot_tokens` is none of its tokens.
     pub fn new(tokenizer: Arc<Tokenizer>, path: &Path, step: &Tokenize, chat: Option<&Chat>) -> Result<Self> {
-        let end = match (step.add_eos, chat) {
-            (Some(false), _) | (None, Some(Chat::Messages(_))) => End::Never,
-            (None, Some(Chat::Alpaca(_))) => End::BehindAnswers,
-            (Some(true), _) | (None, None) => End::Always,
-        };
         let eos = tokenizer.special().eos.as_ref().map(|token| signed(token.id));
-        if end != End::Never && eos.is_none() {
+        if step.add_eos.unwrap_or(chat.is_none_or(Chat::needs_end)) && eos.is_none() {
             return Err(DataError::NoEnd { path: path.to_owned() });
         }
-        let mut turn_ends: Vec<Vec<i32>> = Vec::new();
-        if let Some(Chat::Messages(messages)) = chat {
-            let id = |text: &String| {
-                let id = tokenizer.token_to_id(text);
-                id.map(signed).ok_or_else(|| TokenizerError::UnknownToken { text: text.clone() })
-            };
-            turn_ends.push(messages.eot_tokens.iter().map(id).collect::<Result<_, _>>()?);
-            turn_ends.push(eos.into_iter().collect());
+        let id = |text: &String| {
+            let id = tokenizer.token_to_id(text);
+            id.map(signed).ok_or_else(|| TokenizerError::UnknownToken { text: text.clone() })
+        };
+        let mut eot = chat.map_or(&[][..], Chat::eot_tokens).iter().map(id).collect::<Result<Vec<_>, _>>()?;
+        if eot.is_empty() {
+            eot.extend(eos);
         }
-        // A chat template writes its own beginning; everything else gets the tokenizer's.
-        let prefix = if matches!(chat, Some(Chat::Messages(_))) { Vec::new() } else { prefix(&tokenizer)? };
-        Ok(Self { tokenizer, prefix, eos, end, turn_ends })
+        let prefix = prefix(&tokenizer)?;
+        Ok(Self { tokenizer, prefix, eos, add_eos: step.add_eos, eot })
     }
 
     /// The tokens of a text; every one is a target. An empty text has none.
@@ -105,10 +93,38 @@ impl Encoder {
             return Ok(0);
         }
         let eos = self.eos.map(i32::cast_unsigned);
-        if self.end != End::Never && ids.last() != eos.as_ref() {
+        if self.add_eos != Some(false) && ids.last() != eos.as_ref() {
             ids.extend(eos);
         }
         Ok(ids.len() - start)
+    }
+
+    /// The tokens of a long text in overlapping windows, each with the beginning and the end that a text of its own would have.
+    ///
+    /// A window has at most `max_tokens` tokens, of which as many as `overlap` are the last of the window before; every one is a
+    /// target. Short texts make one window, an empty one makes none.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot encode it.
+    ///
+    /// # Panics
+    /// When beginning, overlap and end leave no room for a token of the text.
+    pub fn windows(&self, text: &str, max_tokens: usize, overlap: usize) -> Result<Vec<Tokens>, TokenizerError> {
+        let ids: Vec<i32> = self.tokenizer.encode(text, Specials::AsText)?.into_iter().map(signed).collect();
+        let end = self.eos.filter(|_| self.add_eos != Some(false));
+        let around = self.prefix.len() + usize::from(end.is_some());
+        assert!(
+            max_tokens > around + overlap,
+            "windows of {max_tokens} tokens have no room beside an overlap of {overlap}"
+        );
+        let room = max_tokens - around;
+        let starts = (0..ids.len().saturating_sub(overlap).max(1)).step_by(room - overlap);
+        let window = |start: usize| {
+            let content = &ids[start..ids.len().min(start + room)];
+            let all: Vec<i32> = self.prefix.iter().chain(content).copied().chain(end).collect();
+            Tokens { labels: all.clone(), ids: all }
+        };
+        Ok(if ids.is_empty() { Vec::new() } else { starts.map(window).collect() })
     }
 
     /// The tokens of a conversation; answers and what ends them are targets.
@@ -117,15 +133,12 @@ impl Encoder {
     /// When the tokenizer cannot encode it.
     pub fn conversation(&self, conversation: &Conversation) -> Result<Tokens, TokenizerError> {
         let mut tokens = Tokens::default();
-        let begins_with_answer =
-            conversation.units.first().and_then(|unit| unit.first()).is_some_and(|piece| piece.is_answer);
-        tokens.push(&self.prefix, begins_with_answer);
+        if conversation.begins {
+            let first = conversation.units.iter().flatten().next();
+            tokens.push(&self.prefix, first.is_some_and(|piece| piece.is_answer));
+        }
         conversation.units.iter().try_for_each(|unit| self.unit(unit, &mut tokens))?;
-        let ends = match self.end {
-            End::Never => false,
-            End::Always => true,
-            End::BehindAnswers => conversation.units.len() > 1,
-        };
+        let ends = self.add_eos.unwrap_or(conversation.ends);
         if let Some(eos) = self.eos.filter(|eos| ends && tokens.ids.last() != Some(eos)) {
             tokens.push(&[eos], true);
         }
@@ -149,13 +162,18 @@ impl Encoder {
         for (id, is_answer) in encoded.ids.iter().zip(encoded.within(&answers)) {
             tokens.push(&[signed(*id)], is_answer);
         }
-        if !self.turn_ends.is_empty() {
-            let token_behind = |end: usize| first + encoded.spans.partition_point(|span| span.start < end);
-            let behind: Vec<usize> = answers.iter().map(|answer| token_behind(answer.end)).collect();
-            for ends in &self.turn_ends {
-                label_ends(&tokens.ids, &mut tokens.labels, &behind, ends);
+        let token_behind = |end: usize| first + encoded.spans.partition_point(|span| span.start < end);
+        let mut end = 0;
+        let mut turns = Vec::new();
+        for piece in pieces {
+            end += piece.text.len();
+            if piece.turn_end != TurnEnd::default() {
+                turns.push((token_behind(end), piece.turn_end));
             }
         }
+        let eos = self.eos.as_slice();
+        let groups: [(&[i32], fn(TurnEnd) -> EndLabel); 2] = [(&self.eot, |end| end.eot), (eos, |end| end.eos)];
+        label_ends(&tokens.ids, &mut tokens.labels, &turns, &groups);
         Ok(())
     }
 }
@@ -210,7 +228,8 @@ pub(crate) struct TokenizeStage {
     pub(crate) step: Tokenize,
     /// The column of text; none when there is a conversation.
     pub(crate) text: Option<String>,
-    pub(crate) encoder: Encoder,
+    /// One for each chat format; the only one for text.
+    pub(crate) encoders: Vec<Encoder>,
     pub(crate) rows: Arc<RowMap>,
     pub(crate) account: Arc<Account>,
     /// Whether documents have numbers, to be passed on.
@@ -225,7 +244,7 @@ impl Stage for TokenizeStage {
 
     fn options(&self) -> String {
         let column = self.text.as_deref().unwrap_or(CHAT);
-        format!("{column} with {}, end: {:?}", self.step.tokenizer.display(), self.encoder.end)
+        format!("{column} with {}, add_eos: {:?}", self.step.tokenizer.display(), self.step.add_eos)
     }
 
     fn schema(&self) -> SchemaRef {
@@ -259,13 +278,13 @@ impl TokenizeStage {
     /// The tokens of a column of texts, which are their own labels: both columns share one piece of memory.
     fn texts(&self, batch: &RecordBatch, column: &str) -> Result<[ArrayRef; 2]> {
         let texts = strings(&batch[column]).map_err(DataError::Invalid)?;
-        let mut session = self.encoder.tokenizer.session();
+        let mut session = self.encoders[0].tokenizer.session();
         let (mut ids, mut lengths) = (Vec::new(), Vec::with_capacity(batch.num_rows()));
         for i in 0..batch.num_rows() {
             if texts.is_null(i) {
                 return Err(self.bad(batch, i, format!("`{column}` is null")));
             }
-            let length = self.encoder.append_text(&mut session, texts.value(i), &mut ids);
+            let length = self.encoders[0].append_text(&mut session, texts.value(i), &mut ids);
             lengths.push(length.map_err(|error| self.bad(batch, i, error.to_string()))?);
         }
         self.account.tokenized(batch, &lengths);
@@ -275,8 +294,10 @@ impl TokenizeStage {
 
     /// The tokens and the labels of a column of conversations.
     fn conversations(&self, batch: &RecordBatch) -> Result<[ArrayRef; 2]> {
+        let formats = batch[CHAT_FORMAT].as_primitive::<Int32Type>();
         let encode = |i| {
-            let tokens = self.encoder.conversation(&from_array(&batch[CHAT], i));
+            let format = usize::try_from(formats.value(i)).expect("formats are counted from 0");
+            let tokens = self.encoders[format].conversation(&from_array(&batch[CHAT], i));
             tokens.map_err(|error| self.bad(batch, i, error.to_string()))
         };
         let documents = (0..batch.num_rows()).map(encode).collect::<Result<Vec<_>>>()?;

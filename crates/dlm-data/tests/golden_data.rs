@@ -1,17 +1,20 @@
-//! What Axolotl makes of conversations: ids, labels, bins and batches, compared number by number.
+//! What Axolotl makes of documents: bins and batches, compared number by number.
 
 use dlm_data::{
-    Alpaca, AlpacaStyle, Chat, Conversation, Cursor, Encoder, IGNORE_INDEX, Messages, Pack, PackStrategy, Packer,
-    Pipeline, PrepareOptions, PreparedData, Reader, ReaderConfig, Split, Tokenize, Tokens, first_fit,
-    first_fit_decreasing, sequential,
+    Chat, ChatFormat, Cursor, Encoder, IGNORE_INDEX, Messages, Pack, PackStrategy, Packer, Pipeline, PrepareOptions,
+    PreparedData, Reader, ReaderConfig, Split, Tokenize, first_fit, first_fit_decreasing, sequential,
 };
 use dlm_golden::{integers, json_named, model};
-use dlm_tokenizer::{Message, Tokenizer};
-use serde_json::Value;
+use dlm_tokenizer::Tokenizer;
+use serde_json::{Value, json};
 use std::{fs, path::Path, sync::Arc};
 
 fn cases<'a>(file: &'a Value, list: &str) -> &'a Vec<Value> {
     file[list].as_array().unwrap_or_else(|| panic!("there is no list `{list}`"))
+}
+
+fn word(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
@@ -31,105 +34,6 @@ fn encoder(name: &str, chat: Option<&Chat>) -> (Arc<Tokenizer>, Encoder) {
     let tokenizer = Arc::new(Tokenizer::load(&folder).unwrap());
     let encoder = Encoder::new(Arc::clone(&tokenizer), &folder, &Tokenize::new(&folder), chat).unwrap();
     (tokenizer, encoder)
-}
-
-fn style(format: &str) -> Option<AlpacaStyle> {
-    serde_json::from_value(Value::String(format.strip_prefix("alpaca:")?.to_owned())).ok()
-}
-
-/// The part of the tokens before the first answer, and the rest.
-fn prompt_and_answer(tokens: &Tokens, prompt_len: usize, sequence_len: usize) -> Tokens {
-    // Axolotl cuts prompt and answer each to `sequence_len`; here that is left to packing.
-    let cut = |list: &[i32]| {
-        let (prompt, answer) = list.split_at(prompt_len);
-        let mut cut = prompt[..prompt.len().min(sequence_len)].to_vec();
-        cut.extend_from_slice(&answer[..answer.len().min(sequence_len)]);
-        cut
-    };
-    Tokens { ids: cut(&tokens.ids), labels: cut(&tokens.labels) }
-}
-
-#[test]
-fn golden_alpaca_prompts_have_the_same_text_ids_and_labels() {
-    let file = json_named("chat_prompts");
-    let mut compared = 0;
-    for case in cases(&file, "cases") {
-        let Some(style) = style(text(case, "format")) else { continue };
-        let prompt = &case["prompt"];
-        let train_on_inputs = case["train_on_inputs"].as_bool().unwrap_or(false);
-        let options = Alpaca { style, train_on_inputs };
-        let row = [text(prompt, "instruction"), prompt["input"].as_str().unwrap_or_default(), text(prompt, "output")];
-        let conversation = Conversation::alpaca(row[0], row[1], row[2], &options);
-        let prompt_only = Conversation { units: vec![conversation.units[0].clone()] };
-        if let Some(expected) = case["text"].as_str() {
-            assert_eq!(conversation.text(), expected);
-            assert_eq!(prompt_only.text(), text(case, "text_prompt_only"));
-        }
-        if let Some(tokenizer) = case["tokenizer"].as_str() {
-            let (_, encoder) = encoder(tokenizer, Some(&Chat::Alpaca(options)));
-            let found = encoder.conversation(&conversation).unwrap();
-            let prompt_len = encoder.conversation(&prompt_only).unwrap().ids.len();
-            let found = prompt_and_answer(&found, prompt_len, count(case, "sequence_len"));
-            assert_eq!(found.ids, ids(&case["input_ids"]), "{case}");
-            assert_eq!(found.labels, ids(&case["labels"]), "{case}");
-        }
-        compared += 1;
-    }
-    assert!(compared > 0, "no alpaca case was found");
-}
-
-#[test]
-fn golden_completions_are_cut_into_the_same_pieces() {
-    let file = json_named("chat_prompts");
-    let mut compared = 0;
-    for case in cases(&file, "cases").iter().filter(|case| case["format"] == "completion") {
-        let (_, encoder) = encoder(text(case, "tokenizer"), None);
-        let options = Pack { strategy: PackStrategy::Alone, ..Pack::new(count(case, "sequence_len")) };
-        let mut packer = Packer::new(options, 0);
-        let mut pieces = Vec::new();
-        for text in case["prompt"]["text"].as_array().unwrap() {
-            let tokens = encoder.text(text.as_str().unwrap()).unwrap();
-            for row in packer.push(0, &tokens.ids, &tokens.labels).0 {
-                let len = row.segment_ids.iter().filter(|segment| **segment > 0).count();
-                assert_eq!(row.ids[..len], row.labels[..len]);
-                pieces.push(row.ids[..len].to_vec());
-            }
-        }
-        let expected: Vec<Vec<i32>> = case["input_ids"].as_array().unwrap().iter().map(ids).collect();
-        assert_eq!(pieces, expected, "{case}");
-        compared += 1;
-    }
-    assert!(compared > 0, "no completion case was found");
-}
-
-#[test]
-fn golden_messages_with_the_tokenizers_own_template_have_the_same_ids_and_labels() {
-    let file = json_named("chat_labels");
-    let mut compared = 0;
-    for case in cases(&file, "cases") {
-        let dataset = case["dataset"].as_object().unwrap();
-        let is_own = dataset["chat_template"] == "tokenizer_default" && dataset.len() == 1;
-        if !is_own {
-            continue;
-        }
-        let options = Messages {
-            eot_tokens: case["cfg"]["eot_tokens"].as_array().into_iter().flatten().map(word).collect(),
-            train_on_inputs: case["cfg"]["train_on_inputs"].as_bool().unwrap_or(false),
-            ..Messages::default()
-        };
-        let (tokenizer, encoder) = encoder(text(case, "tokenizer"), Some(&Chat::Messages(options.clone())));
-        let messages: Vec<Message> = serde_json::from_value(case["prompt"]["messages"].clone()).unwrap();
-        let conversation = Conversation::messages(&tokenizer, &messages, &options).unwrap();
-        let found = encoder.conversation(&conversation).unwrap();
-        assert_eq!(found.ids, ids(&case["input_ids"]), "{case}");
-        assert_eq!(found.labels, ids(&case["labels"]), "{case}");
-        compared += 1;
-    }
-    assert!(compared > 0, "no case with the tokenizer's own template was found");
-}
-
-fn word(value: &Value) -> String {
-    value.as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -246,14 +150,15 @@ fn golden_pipeline_gives_the_same_bins_and_batches() {
 /// Axolotl leaves out what is longer than a row; dlm would cut it.
 fn axolotl_keeps(data: &Value, lengths: &mut Vec<i64>) -> Value {
     let sequence_len = data["sequence_len"].as_i64().unwrap();
-    let (_, encoder) = encoder(text(data, "model"), Some(&Chat::Messages(Messages::default())));
-    let tokenizer = Tokenizer::load(model(text(data, "model"))).unwrap();
+    let chat = Chat::Messages(Messages::default());
+    let (tokenizer, encoder) = encoder(text(data, "model"), Some(&chat));
+    let format = ChatFormat::new(&chat, tokenizer, Path::new("")).unwrap();
     let mut kept = data.clone();
     let mut found = Vec::new();
     let conversations = kept["conversations"].as_array_mut().unwrap();
     conversations.retain(|messages| {
-        let messages: Vec<Message> = serde_json::from_value(messages.clone()).unwrap();
-        let conversation = Conversation::messages(&tokenizer, &messages, &Messages::default()).unwrap();
+        let row = json!({ "messages": messages });
+        let conversation = format.conversation(row.as_object().unwrap()).unwrap();
         let len = encoder.conversation(&conversation).unwrap().ids.len() as i64;
         let keeps = len <= sequence_len;
         found.extend(keeps.then_some(len));

@@ -109,6 +109,12 @@ pub enum TokenizerError {
         /// The text.
         text: String,
     },
+    /// A special token was to get a role that there is not.
+    #[error("there is no special token `{key}`: there are `bos_token`, `eos_token`, `pad_token` and `unk_token`")]
+    UnknownRole {
+        /// What was asked for.
+        key: String,
+    },
     /// The mask token would be one that ends, begins or fills texts.
     #[error("token {id} (`{text}`) is the tokenizer's {role} token and cannot be the mask token as well")]
     MaskIsTaken {

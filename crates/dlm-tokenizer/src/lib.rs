@@ -56,6 +56,7 @@
 //! # Ok::<(), dlm_tokenizer::TokenizerError>(())
 //! ```
 
+mod built_in;
 mod chat_template;
 mod encode;
 mod error;
@@ -65,6 +66,7 @@ mod generation;
 mod mask;
 mod message;
 mod python_json;
+mod roles;
 mod session;
 mod special;
 mod tokenizer;

@@ -94,7 +94,7 @@ impl Tokenizer {
     }
 
     /// Flags a token as special, so that no text of a user is read as it and decoding can leave it out.
-    fn make_special(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn make_special(&mut self, text: &str) -> Result<()> {
         let added = self.inner.get_added_vocabulary();
         let known = added.get_vocab().get(text).and_then(|id| added.get_added_tokens_decoder().get(id)).cloned();
         if known.as_ref().is_some_and(|token| token.special) {
@@ -109,26 +109,31 @@ impl Tokenizer {
         let token = SpecialToken { id: mask.id, text: mask.text.clone() };
         let before = self.special.mask.replace(token.clone());
         if before.as_ref() != Some(&token) {
-            let mut config = self.config.take().unwrap_or_else(|| self.config_from_scratch());
-            if let Some(before) = before {
-                list_as_special(&mut config, &before.text);
-                if let Some(map) = self.map.as_mut().filter(|map| listed_under(map).is_some()) {
-                    list_as_special(map, &before.text);
-                }
-                self.special.additional.push(before);
-            }
-            config.insert("mask_token".to_owned(), mask.text.clone().into());
-            if let Some(Value::Object(decoder)) = config.get_mut("added_tokens_decoder") {
-                let fields = json!({ "content": mask.text, "lstrip": false, "normalized": false, "rstrip": false,
-                    "single_word": false, "special": true });
-                decoder.entry(mask.id.to_string()).or_insert(fields)["special"] = true.into();
-            }
-            if let Some(map) = &mut self.map {
-                map.insert("mask_token".to_owned(), mask.text.clone().into());
-            }
-            self.config = Some(config);
+            self.record_role("mask_token", &token, before);
         }
         self.refresh_spellings();
+    }
+
+    /// Writes down which token has a role now, and that the one that had it before stays special.
+    pub(crate) fn record_role(&mut self, key: &str, token: &SpecialToken, before: Option<SpecialToken>) {
+        let mut config = self.config.take().unwrap_or_else(|| self.config_from_scratch());
+        if let Some(before) = before {
+            list_as_special(&mut config, &before.text);
+            if let Some(map) = self.map.as_mut().filter(|map| listed_under(map).is_some()) {
+                list_as_special(map, &before.text);
+            }
+            self.special.additional.push(before);
+        }
+        config.insert(key.to_owned(), token.text.clone().into());
+        if let Some(Value::Object(decoder)) = config.get_mut("added_tokens_decoder") {
+            let fields = json!({ "content": token.text, "lstrip": false, "normalized": false, "rstrip": false,
+                "single_word": false, "special": true });
+            decoder.entry(token.id.to_string()).or_insert(fields)["special"] = true.into();
+        }
+        if let Some(map) = &mut self.map {
+            map.insert(key.to_owned(), token.text.clone().into());
+        }
+        self.config = Some(config);
     }
 
     /// A configuration that says what is known of a tokenizer which came without one.

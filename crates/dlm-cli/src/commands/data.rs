@@ -3,6 +3,7 @@
 mod inspect;
 mod inspect_page;
 
+use super::from_axolotl;
 use crate::{
     args::{DataCommand, PrepareArgs},
     progress::PrepareProgress,
@@ -29,7 +30,11 @@ pub(crate) fn run(command: DataCommand) -> anyhow::Result<()> {
 
 /// A pipeline file with its overrides.
 pub(crate) fn pipeline(file: &Path, overrides: &[String]) -> anyhow::Result<Pipeline> {
-    let mut pipeline = Pipeline::from_file(file)?;
+    with_overrides(Pipeline::from_file(file)?, overrides)
+}
+
+/// A pipeline with overrides.
+pub(crate) fn with_overrides(mut pipeline: Pipeline, overrides: &[String]) -> anyhow::Result<Pipeline> {
     for argument in overrides {
         let (key, value) = argument
             .split_once('=')
@@ -40,7 +45,11 @@ pub(crate) fn pipeline(file: &Path, overrides: &[String]) -> anyhow::Result<Pipe
 }
 
 fn prepare(args: PrepareArgs) -> anyhow::Result<()> {
-    let pipeline = pipeline(&args.pipeline, &args.set)?;
+    let pipeline = match (&args.pipeline, &args.config) {
+        (Some(file), _) => pipeline(file, &args.set)?,
+        (None, Some(file)) => from_axolotl::pipeline(file, &args.set, args.output.as_deref(), args.json)?,
+        (None, None) => unreachable!("one of the two is required"),
+    };
     let mut resources = Resources::default();
     if let Some(threads) = args.threads {
         resources.threads = usize::try_from(threads)?;
@@ -58,10 +67,36 @@ fn prepare(args: PrepareArgs) -> anyhow::Result<()> {
         writeln!(out, "{}", serde_json::to_string(&report.manifest)?)?;
         return Ok(());
     }
+    // Behind a printed pipeline it stands in comments, so that the whole output is one.
+    let mut out = Prefixed { out, prefix: if args.config.is_some() { "# " } else { "" }, at_start: true };
     let state = if report.already_prepared { "was there already" } else { "is ready" };
     writeln!(out, "{} {state}", tidy(&report.output).display())?;
     write_counts(&mut out, &report.manifest)?;
     Ok(())
+}
+
+/// Writes a prefix before every line.
+struct Prefixed<W> {
+    out: W,
+    prefix: &'static str,
+    at_start: bool,
+}
+
+impl<W: Write> Write for Prefixed<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.at_start {
+                self.out.write_all(self.prefix.as_bytes())?;
+            }
+            self.out.write_all(line)?;
+            self.at_start = line.ends_with(b"\n");
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// `pipelines/../data` as a person would write it, for display only: a link in between may lead elsewhere.

@@ -1,6 +1,9 @@
 //! The options of a `[[source]]` and of the mix of several.
 
-use crate::error::{DataError, Result};
+use crate::{
+    chat_options::Chat,
+    error::{DataError, Result},
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -26,6 +29,9 @@ pub struct Source {
     /// What a document is in a text file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub document: Option<TextDocument>,
+    /// How its rows become conversations, where not as the step `chat` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<Chat>,
     /// The columns of this source, each a column of the files or an SQL expression over them; all of the files' where it is empty.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
@@ -42,6 +48,12 @@ impl Source {
     #[must_use]
     pub fn weight(self, weight: f64) -> Self {
         Self { weight: Some(weight), ..self }
+    }
+
+    /// How its rows become conversations.
+    #[must_use]
+    pub fn chat(self, chat: Chat) -> Self {
+        Self { chat: Some(chat), ..self }
     }
 
     /// Only the first `limit` rows.

@@ -127,6 +127,7 @@ impl Setup {
         info.logits_shift = settings.diffusion.logits_shift.unwrap_or(info.logits_shift);
         info.noise_schedule = settings.diffusion.noise_schedule.to_string();
         info.never_mask.clone_from(&settings.diffusion.never_mask);
+        info.answer_tail = data.train.manifest().answer_tail.as_ref().map(serde_json::to_value).transpose()?;
         let knows_mask = model.mask_token_id() == Some(info.mask_token_id);
         model.set_diffusion(info)?;
         let adapter = adapter(settings, (!knows_mask).then_some(i64::from(mask.id)));
