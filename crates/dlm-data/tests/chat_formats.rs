@@ -318,8 +318,9 @@ fn sources_of_different_kinds_become_conversations_each_in_its_own_way() {
         spans.filter(|span| span.is_answer).map(|span| span.text.clone()).collect::<String>()
     });
     let targets: Vec<String> = targets.collect();
-    let end = TOKENIZER.special().eos.clone().unwrap().text;
-    assert_eq!(targets, [format!("b{end}"), "d".to_owned(), format!("e{end}")]);
+    let special = TOKENIZER.special();
+    let (begin, end) = (&special.bos.as_ref().unwrap().text, &special.eos.as_ref().unwrap().text);
+    assert_eq!(targets, [format!("b{end}"), "d".to_owned(), format!("{begin}e{end}")]);
 
     let error = prepare(&read(&text("chatml", ""))).unwrap_err();
     assert!(error.to_string().contains("`alpaca.jsonl` has no `chat`"), "{error}");

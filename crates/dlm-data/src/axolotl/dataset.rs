@@ -128,7 +128,9 @@ fn sources(keys: &mut Keys, shared: &Shared) -> Result<Vec<Map<String, Value>>> 
         Some(files) => files.iter().map(within).collect(),
         // The names of files say which split they belong to, as on the hub.
         None => match split {
-            Some(split) if hub.is_some() || shared.base.join(&root).is_dir() => vec![format!("{root}/**/*{split}*")],
+            Some(split) if hub.is_some() || split != "train" && shared.base.join(&root).is_dir() => {
+                vec![format!("{root}/**/*{split}*")]
+            }
             Some(split) if split != "train" => {
                 return Err(keys.wrong(&format!("`split` is `{split}`, and a file has only the split `train`")));
             }
