@@ -26,10 +26,11 @@ pub(crate) fn of_training(keys: &[String], origin: &str) -> Result<Vec<Ignored>,
     let ignored = |key: &String| match reason(key) {
         Some(reason) => Ok(Ignored { key: key.clone(), origin: origin.to_owned(), reason: reason.to_owned() }),
         None => {
-            let known = settings.as_object().into_iter().flat_map(|settings| settings.keys().map(String::as_str));
-            let known = known.chain(dlm_data::axolotl::known_keys());
-            let nearest = known.min_by_key(|name| strsim::damerau_levenshtein(name, key));
-            let nearest = nearest.filter(|name| strsim::damerau_levenshtein(name, key) <= 2.max(key.len() / 3));
+            let mut known: Vec<&str> = dlm_data::axolotl::known_keys().collect();
+            known.extend(settings.as_object().into_iter().flat_map(serde_json::Map::keys).map(String::as_str));
+            let distance = |name: &str| strsim::damerau_levenshtein(name, key);
+            let nearest = known.into_iter().min_by_key(|name| distance(name));
+            let nearest = nearest.filter(|name| distance(name) <= 2.max(key.len() / 3));
             Err(SettingsError::UnknownKey {
                 key: key.clone(),
                 origin: origin.to_owned(),
