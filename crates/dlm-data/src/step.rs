@@ -52,13 +52,27 @@ impl Step {
     pub(crate) fn is_row_wise(&self) -> bool {
         matches!(
             self,
-            Self::Filter(_) | Self::Select(_) | Self::Chat(_) | Self::Tokenize(_) | Self::Pack(_) | Self::Split(_)
+            Self::Filter(_)
+                | Self::Select(_)
+                | Self::Chat(_)
+                | Self::Tokenize(_)
+                | Self::AnswerTail(_)
+                | Self::Pack(_)
+                | Self::Split(_)
         )
     }
 
     /// Whether a step behind `tokenize` keeps every document, so that the account of tokens has to add up without it.
     pub(crate) fn keeps_documents(&self) -> bool {
-        matches!(self, Self::Select(_) | Self::Tokenize(_) | Self::Pack(_) | Self::Shuffle(_) | Self::Split(_))
+        matches!(
+            self,
+            Self::Select(_)
+                | Self::Tokenize(_)
+                | Self::AnswerTail(_)
+                | Self::Pack(_)
+                | Self::Shuffle(_)
+                | Self::Split(_)
+        )
     }
 }
 
