@@ -130,6 +130,26 @@ impl Inference {
         Ok(ids.into_iter().map(i64::from).collect())
     }
 
+    /// The ids of a text that continues another one: nothing is put around it.
+    pub(crate) fn encode_bare(&self, text: &str) -> anyhow::Result<Vec<i64>> {
+        Ok(self.tokenizer.encode(text, Specials::AsText)?.into_iter().map(i64::from).collect())
+    }
+
+    /// The network.
+    pub(crate) fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Id of the mask token.
+    pub(crate) fn mask_token_id(&self) -> i64 {
+        self.mask.id.into()
+    }
+
+    /// Ids that are never masked.
+    pub(crate) fn never_mask(&self) -> &[i64] {
+        &self.keep
+    }
+
     /// Masks `ids` as asked; random choices follow from `seed`.
     pub(crate) fn canvas(&self, ids: &[i64], masking: &Masking, seed: u64) -> anyhow::Result<Canvas> {
         let mask = i64::from(self.mask.id);

@@ -42,6 +42,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Tokenizer(command) => commands::tokenizer::run(command),
         Command::Train(args) => commands::train::run(&args),
         Command::Model(command) => commands::model::run(command),
+        Command::Eval(args) => commands::eval::run(&args),
         Command::Config(command) => commands::config::run(command),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Sample(args) => commands::sample::run(&args),

@@ -19,6 +19,8 @@ const STEPS: u64 = 250;
 const WIDTH: i64 = 64;
 
 fn main() -> Result<()> {
+    // Tensors are too small to be shared out.
+    tch::set_num_threads(1);
     let linear = || ForwardProcess::new(NoiseSchedule::Linear { eps: 1e-3 }, MaskPolicy::new(MASK));
     let scheduled = |name| {
         Ok::<_, dlm_diffusion::DiffusionError>(ForwardProcess::new(

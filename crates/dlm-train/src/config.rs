@@ -73,9 +73,13 @@ impl RunConfig {
         expect("micro_batch_size", self.batches.micro_batch_size, "at least 1", |v| v > 0)?;
         expect("gradient_accumulation_steps", self.batches.gradient_accumulation_steps, "at least 1", |v| v > 0)?;
         expect("eval_batch_size", self.evaluation.micro_batch_size, "at least 1", |v| v > 0)?;
+<<<<<<< HEAD
         if let Some(max_rows) = self.evaluation.max_rows {
             expect("max_eval_samples", max_rows, "at least 1", |v| v > 0)?;
         }
+=======
+        expect("eval_passes", self.evaluation.passes, "at least 1", |v| v > 0)?;
+>>>>>>> 87112c2 (Every objective is a setting; dlm eval; validation with error bars)
         for (name, interval) in [("save_steps", self.checkpoints.every), ("eval_steps", self.evaluation.every)] {
             if let Interval::Steps(count) | Interval::PerEpoch(count) = interval {
                 expect(name, count, "at least 1", |v| v > 0)?;
@@ -220,13 +224,15 @@ pub struct EvaluationConfig {
     pub micro_batch_size: usize,
     /// So many rows are evaluated, scattered over the data and the same every time; `None` for all. Fewer are faster and say less.
     pub max_rows: Option<usize>,
+    /// Forward passes of each document in each of the two replicates of the bound: more of them lower its error from masks.
+    pub passes: usize,
     /// Tokens in a byte of the validation text, which turns nats per token into bits per byte; `None` where it is not known.
     pub tokens_per_byte: Option<f64>,
 }
 
 impl Default for EvaluationConfig {
     fn default() -> Self {
-        Self { every: Interval::Never, micro_batch_size: 8, max_rows: None, tokens_per_byte: None }
+        Self { every: Interval::Never, micro_batch_size: 8, max_rows: None, passes: 1, tokens_per_byte: None }
     }
 }
 

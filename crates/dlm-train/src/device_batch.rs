@@ -20,41 +20,77 @@ pub fn clean_batch(batch: &Batch) -> Result<CleanBatch> {
         .with_positions(tensor(&batch.position_ids)?)?)
 }
 
-/// Masks a batch with the draws of `noise`, on the CPU.
+/// Masks a batch with the draws of `noise`, on the CPU: the micro-batches that the views of the process make of it.
 ///
 /// # Errors
-/// Those of [`clean_batch`] and of [`ForwardProcess::noise`].
-pub fn noised_batch(
+/// Those of [`clean_batch`] and of [`ForwardProcess::noise_views`].
+pub fn noised_views(
     batch: &Batch,
     epoch: u64,
     process: &ForwardProcess,
     noise: &dyn NoiseSource,
-) -> Result<NoisedBatch> {
+) -> Result<Vec<NoisedBatch>> {
     let slots = batch.rows * batch.seq_len;
     // Padding is never masked, whatever its numbers are.
     let (mut t, mut uniform) = (vec![0f32; slots], vec![1f32; slots]);
     let mut dropout_keys: Option<Vec<i64>> = None;
     let mut row_t: Option<(usize, f32)> = None;
     for document in &batch.documents {
+        let slots = slots_of(batch, document);
+        uniform[slots.clone()].copy_from_slice(&noise.uniforms(epoch, document));
+        if let Some(keys) = noise.dropout_keys(epoch, document) {
+            dropout_keys.get_or_insert_with(|| vec![0; batch.rows * batch.seq_len])[slots.clone()]
+                .copy_from_slice(&keys);
+        }
+        if let Some(block_length) = process.block_length {
+            for (block, tokens) in t[slots].chunks_mut(block_length as usize).enumerate() {
+                tokens.fill(process.range.t_of(noise.block_timestep(epoch, document, block as u64)));
+            }
+            continue;
+        }
         let draw = match (process.isolation, row_t) {
             (PackingIsolation::Row, Some((row, draw))) if row == document.row => draw,
             _ => noise.timestep(epoch, document),
         };
         row_t = Some((document.row, draw));
-        let slots = slots_of(batch, document);
-        t[slots.clone()].fill(process.range.t_of(draw));
-        if let Some(keys) = noise.dropout_keys(epoch, document) {
-            dropout_keys.get_or_insert_with(|| vec![0; t.len()])[slots.clone()].copy_from_slice(&keys);
-        }
-        uniform[slots].copy_from_slice(&noise.uniforms(epoch, document));
+        t[slots].fill(process.range.t_of(draw));
     }
     let shape = [batch.rows as i64, batch.seq_len as i64];
     let [t, uniform] = [t, uniform].map(|values| Tensor::from_slice(&values).view(shape));
-    let mut clean = clean_batch(batch)?;
+    let clean = match shortened(batch, epoch, noise) {
+        Some(shortened) => clean_batch(&shortened)?,
+        None => clean_batch(batch)?,
+    };
+    let mut clean = with_dropped_prompts(clean, batch, epoch, noise)?;
     if let Some(keys) = dropout_keys {
         clean = clean.with_dropout_keys(Tensor::from_slice(&keys).view(shape))?;
     }
-    Ok(process.noise(clean, &t, &uniform)?)
+    Ok(process.noise_views(clean, &t, &uniform)?)
+}
+
+/// The batch with what lies beyond the lengths that documents are cut to as padding; `None` when none is cut.
+fn shortened(batch: &Batch, epoch: u64, noise: &dyn NoiseSource) -> Option<Batch> {
+    let mut cut: Option<Batch> = None;
+    for document in &batch.documents {
+        let Some(len) = noise.length(epoch, document).filter(|len| *len < document.len) else { continue };
+        let cut = cut.get_or_insert_with(|| batch.clone());
+        let slots = slots_of(batch, document);
+        cut.segment_ids[slots.start + len..slots.end].fill(0);
+        cut.labels[slots.start + len..slots.end].fill(dlm_data::IGNORE_INDEX);
+    }
+    cut
+}
+
+fn with_dropped_prompts(clean: CleanBatch, batch: &Batch, epoch: u64, noise: &dyn NoiseSource) -> Result<CleanBatch> {
+    let mut dropped = vec![false; batch.rows * batch.seq_len];
+    for document in batch.documents.iter().filter(|document| noise.drops_prompt(epoch, document)) {
+        // Targets among them are no prompt, and stay.
+        dropped[slots_of(batch, document)].fill(true);
+    }
+    if !dropped.contains(&true) {
+        return Ok(clean);
+    }
+    Ok(clean.with_dropped(Tensor::from_slice(&dropped).view([batch.rows as i64, batch.seq_len as i64]))?)
 }
 
 /// Where a document lies in the row-major lists of its batch.
@@ -117,7 +153,7 @@ mod tests {
     fn timesteps(isolation: PackingIsolation) -> Vec<f32> {
         let schedule = NoiseSchedule::Linear { eps: 0.0 };
         let process = ForwardProcess::new(schedule, MaskPolicy::new(9)).isolating(isolation);
-        let noised = noised_batch(&packed(), 0, &process, &Telling).unwrap();
+        let noised = noised_views(&packed(), 0, &process, &Telling).unwrap().remove(0);
         Vec::try_from(noised.t().flatten(0, 1)).unwrap()
     }
 
@@ -131,9 +167,45 @@ mod tests {
     fn draws_lie_where_their_document_lies() {
         let schedule = NoiseSchedule::Linear { eps: 0.0 };
         let process = ForwardProcess::new(schedule, MaskPolicy::new(9));
-        let noised = noised_batch(&packed(), 0, &process, &Telling).unwrap();
+        let noised = noised_views(&packed(), 0, &process, &Telling).unwrap().remove(0);
         // Document 3 masks draws below 0.3, document 6 draws below 0.6: its first token has draw 0.4, its third has none below.
         assert_eq!(Vec::<i64>::try_from(noised.masked_positions()).unwrap(), [0, 1, 2]);
+    }
+
+    /// Document 3 is cut to one token, document 6 shows no prompt, blocks say which they are.
+    struct Changing;
+
+    impl NoiseSource for Changing {
+        fn timestep(&self, _epoch: u64, _document: &Document) -> f32 {
+            1.0
+        }
+
+        fn uniforms(&self, _epoch: u64, document: &Document) -> Vec<f32> {
+            vec![0.0; document.len]
+        }
+
+        fn block_timestep(&self, _epoch: u64, document: &Document, block: u64) -> f32 {
+            (document.id as f32 + block as f32) / 10.0
+        }
+
+        fn length(&self, _epoch: u64, document: &Document) -> Option<usize> {
+            (document.id == 3).then_some(1)
+        }
+
+        fn drops_prompt(&self, _epoch: u64, document: &Document) -> bool {
+            document.id == 6
+        }
+    }
+
+    #[test]
+    fn documents_are_cut_prompts_dropped_and_blocks_have_timesteps_of_their_own() {
+        let process = ForwardProcess::new(NoiseSchedule::Linear { eps: 0.0 }, MaskPolicy::new(9));
+        let noised = noised_views(&packed(), 0, &process, &Changing).unwrap().remove(0);
+        // Token 2 is cut off and no mask; token 4 is a prompt: shown as a mask, and not scored.
+        assert_eq!(Vec::<i64>::try_from(noised.noised().ids.flatten(0, 1)).unwrap(), [9, 2, 9, 9, 9, 0]);
+        assert_eq!(Vec::<i64>::try_from(noised.masked_positions()).unwrap(), [0, 2, 4]);
+        let noised = noised_views(&packed(), 0, &process.in_blocks(2).unwrap(), &Changing).unwrap().remove(0);
+        assert_eq!(Vec::<f32>::try_from(noised.t().flatten(0, 1)).unwrap(), [0.3, 0.3, 0.6, 0.6, 0.7, 0.0]);
     }
 
     #[test]

@@ -1,16 +1,20 @@
-//! Evaluation: the same loss on validation rows, with noise that is the same every time.
+//! Evaluation: the same loss on validation rows, and the bound on their likelihood, with noise that is the same every time.
 
 use crate::{
     config::EvaluationConfig,
     data::RowSource,
-    error::Result,
+    device_batch::slots_of,
+    error::{Result, TrainError},
     metrics::{Metrics, prefixed},
     noise::KeyedNoise,
     objective::ObjectiveConfig,
     step::NoisedWindow,
 };
 use dlm_data::{Batch, Cursor, ReaderConfig};
-use dlm_diffusion::{Accumulation, Denoiser, StepMetrics, WindowCounts};
+use dlm_diffusion::{
+    Accumulation, Denoiser, DiffusionError, PackingIsolation, StepMetrics, WindowCounts,
+    evaluate::{BoundConfig, EvalDocument, autoregressive, bound},
+};
 use tch::Device;
 
 /// Batches that are read while another is scored.
@@ -22,6 +26,12 @@ const READ_AHEAD: usize = 2;
 /// weights, and nothing of the run's own noise is used up. The loss is normalised over all rows together, whatever
 /// `micro_batch_size` is. `step` is for an error message.
 ///
+/// The bound is estimated document by document with [`bound`], by exact mask counts and without `eps`, so it holds whatever
+/// mask ratios are trained; an autoregressive objective is scored exactly by [`autoregressive`]. Where rows are units the
+/// bound is the one that the masks of the loss give.
+///
+/// - `eval/nelbo`: the bound in nats per token
+/// - `eval/nelbo_stderr`: its standard error over documents, and `eval/nelbo_mc_error` the part of it that is due to masks alone
 /// - `eval/perplexity`: `exp(nelbo)`, which bounds the perplexity from above
 /// - `eval/bits_per_byte`: the bound per byte of text, where [`EvaluationConfig::tokens_per_byte`] is known
 ///
@@ -37,11 +47,21 @@ pub fn evaluate(
     step: u64,
 ) -> Result<Metrics> {
     let process = objective.process()?;
+    let by_document = objective.packing_isolation == PackingIsolation::Document;
+    let mut documents = Vec::new();
+    let tokens_per_byte = config.tokens_per_byte;
     let loss = objective.loss().accumulated(Accumulation::Global);
     let noise = KeyedNoise::evaluation(seed);
     // Twice over the rows: the loss is divided by counts of all of them, and masking again costs less than keeping every batch.
     let mut counts = WindowCounts::default();
+<<<<<<< HEAD
     for_each_batch(rows, config, &mut |batch| {
+=======
+    for_each_batch(rows, config, seed, &mut |batch| {
+        if by_document {
+            documents.extend(eval_documents(&batch));
+        }
+>>>>>>> 87112c2 (Every objective is a setting; dlm eval; validation with error bars)
         counts += NoisedWindow::new(&[batch], 0, &process, &noise)?.counts();
         Ok(())
     })?;
@@ -55,17 +75,66 @@ pub fn evaluate(
         Ok(())
     })?;
     let mut named = prefixed("eval", metrics.named());
-    if let Some(nelbo) = metrics.nelbo.and_then(|nelbo| nelbo.value()) {
+    let mut nelbo = metrics.nelbo.and_then(|nelbo| nelbo.value());
+    if by_document {
+        named.retain(|(name, _)| name != "eval/nelbo");
+        let config = BoundConfig {
+            never_mask: objective.never_mask.clone(),
+            passes: config.passes,
+            batch_size: config.micro_batch_size,
+            block_length: process.block_length,
+            forbid_mask: objective.forbid_mask,
+            seed,
+            ..BoundConfig::new(objective.mask_token_id)
+        };
+        let report = match objective.autoregressive {
+            Some(logits_shift) => autoregressive(denoiser, &documents, logits_shift, &config),
+            None => bound(denoiser, &documents, &config),
+        };
+        let report = report.map_err(|error| name_document(error, step))?;
+        nelbo = Some(report.nats_per_token);
+        named.push(("eval/nelbo".to_owned(), report.nats_per_token));
+        named.push(("eval/nelbo_mc_error".to_owned(), report.monte_carlo_error));
+        named.extend(report.standard_error.map(|error| ("eval/nelbo_stderr".to_owned(), error)));
+    }
+    if let Some(nelbo) = nelbo {
         named.push(("eval/perplexity".to_owned(), nelbo.exp()));
-        if let Some(tokens_per_byte) = config.tokens_per_byte {
+        if let Some(tokens_per_byte) = tokens_per_byte {
             named.push(("eval/bits_per_byte".to_owned(), nelbo * tokens_per_byte / std::f64::consts::LN_2));
         }
     }
     Ok(named)
 }
 
+<<<<<<< HEAD
 /// Reads the rows in their own order; where [`EvaluationConfig::max_rows`] leaves some out, a part that is the same in every
 /// evaluation of every run.
+=======
+/// The documents in the rows of a batch; a piece of one that was cut is one by itself, with masks of its own.
+fn eval_documents(batch: &Batch) -> impl Iterator<Item = EvalDocument> + '_ {
+    batch.documents.iter().map(|document| {
+        let slots = slots_of(batch, document);
+        EvalDocument {
+            // The number of its place in the order tells pieces apart.
+            id: document.ordinal as i64,
+            ids: batch.ids[slots.clone()].iter().map(|&id| i64::from(id)).collect(),
+            is_target: batch.labels[slots].iter().map(|&label| label != dlm_data::IGNORE_INDEX).collect(),
+            bytes: None,
+        }
+    })
+}
+
+fn name_document(error: DiffusionError, step: u64) -> TrainError {
+    match error {
+        DiffusionError::NotFiniteDocument { document } => {
+            TrainError::NotFinite { what: "loss", step, documents: vec![document] }
+        }
+        other => other.into(),
+    }
+}
+
+/// Reads the rows in their own order, up to [`EvaluationConfig::max_rows`].
+>>>>>>> 87112c2 (Every objective is a setting; dlm eval; validation with error bars)
 fn for_each_batch(
     rows: &dyn RowSource,
     config: &EvaluationConfig,

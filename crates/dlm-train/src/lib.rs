@@ -53,7 +53,7 @@ pub use checkpoint::{Checkpoint, TrainerState, existing_run, remove_old_checkpoi
 pub use config::{BatchConfig, CheckpointConfig, EvaluationConfig, Interval, PreviewConfig, RunConfig, RunLength};
 pub use curve::{LossCurve, write_loss_curve};
 pub use data::{MemoryRows, RowSource, WindowSource};
-pub use device_batch::{clean_batch, noised_batch};
+pub use device_batch::{clean_batch, noised_views};
 pub use error::{Result, TrainError};
 pub use evaluate::evaluate;
 pub use lr_schedule::{LrSchedule, LrScheduleConfig, LrScheduler, Warmup};

@@ -1,7 +1,7 @@
 //! The draws of a batch: by default a function of seed, epoch and document, in a test whatever was recorded.
 
 use dlm_data::Document;
-use dlm_diffusion::{NoiseKey, Purpose, Timesteps};
+use dlm_diffusion::{NoiseKey, Purpose, Timesteps, drops_prompt, random_length};
 
 /// Where the uniform draws of training come from.
 ///
@@ -20,16 +20,33 @@ pub trait NoiseSource {
         let _ = (epoch, document);
         None
     }
+
+    /// The draw that becomes the timestep of one block of a document, in block diffusion; by default that of the document.
+    fn block_timestep(&self, epoch: u64, document: &Document, _block: u64) -> f32 {
+        self.timestep(epoch, document)
+    }
+
+    /// To how many tokens a document is cut, if it is; by default it is not.
+    fn length(&self, _epoch: u64, _document: &Document) -> Option<usize> {
+        None
+    }
+
+    /// Whether the denoiser is shown no prompt of a document; by default it is.
+    fn drops_prompt(&self, _epoch: u64, _document: &Document) -> bool {
+        false
+    }
 }
 
 /// Noise as a function of (seed, purpose, epoch, document, occurrence, position inside the document).
 ///
 /// So masks depend neither on packing, nor on the size of a micro-batch, nor on a restart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct KeyedNoise {
     seed: u64,
     timesteps: Timesteps,
     stream: Stream,
+    random_length: f64,
+    prompt_drop: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +59,27 @@ impl KeyedNoise {
     /// The noise of a training run; every epoch has its own.
     #[must_use]
     pub fn training(seed: u64, timesteps: Timesteps) -> Self {
-        Self { seed, timesteps, stream: Stream::Training }
+        Self { seed, timesteps, stream: Stream::Training, random_length: 0.0, prompt_drop: 0.0 }
     }
 
     /// The noise of evaluation: the same every time, evenly spread timesteps, and none of the draws that training uses.
     #[must_use]
     pub fn evaluation(seed: u64) -> Self {
-        Self { seed, timesteps: Timesteps::Stratified, stream: Stream::Evaluation }
+        Self { stream: Stream::Evaluation, ..Self::training(seed, Timesteps::Stratified) }
+    }
+
+    /// The same noise, cutting documents to random lengths with this probability; the pieces of one document are cut alike.
+    #[must_use]
+    pub fn with_random_length(mut self, probability: f64) -> Self {
+        self.random_length = probability;
+        self
+    }
+
+    /// The same noise, showing no prompt with this probability.
+    #[must_use]
+    pub fn with_prompt_drop(mut self, probability: f64) -> Self {
+        self.prompt_drop = probability;
+        self
     }
 
     fn key(&self, purpose: Purpose, epoch: u64, document: &Document) -> NoiseKey {
@@ -68,6 +99,26 @@ impl NoiseSource for KeyedNoise {
             Timesteps::Independent => key.uniform(document.offset as u64),
             spread => spread.draw(&key, document.ordinal),
         }
+    }
+
+    fn block_timestep(&self, epoch: u64, document: &Document, block: u64) -> f32 {
+        let key = match self.stream {
+            Stream::Training => self.key(Purpose::Timestep, epoch, document),
+            Stream::Evaluation => self.key(Purpose::Evaluation, 0, document),
+        };
+        match self.timesteps {
+            // The blocks of each piece of a cut document have timesteps of their own.
+            Timesteps::Independent => key.uniform(document.offset as u64 + block),
+            spread => spread.draw_block(&key, document.ordinal, block),
+        }
+    }
+
+    fn length(&self, epoch: u64, document: &Document) -> Option<usize> {
+        random_length(&self.key(Purpose::Length, epoch, document), document.len, self.random_length)
+    }
+
+    fn drops_prompt(&self, epoch: u64, document: &Document) -> bool {
+        drops_prompt(&self.key(Purpose::Drop, epoch, document), self.prompt_drop)
     }
 
     fn uniforms(&self, epoch: u64, document: &Document) -> Vec<f32> {

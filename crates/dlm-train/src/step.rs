@@ -1,7 +1,7 @@
 //! One optimiser step: a window of micro-batches is masked, scored, and turned into one change of the weights.
 
 use crate::{
-    device_batch::{has_prompts, noised_batch, num_tokens},
+    device_batch::{has_prompts, noised_views, num_tokens},
     error::{Result, TrainError},
     noise::NoiseSource,
     optimizer::AdamW,
@@ -29,14 +29,20 @@ impl NoisedWindow {
     /// Masks the micro-batches of one optimiser step.
     ///
     /// # Errors
-    /// Those of [`noised_batch`].
+    /// Those of [`noised_views`].
     pub fn new(batches: &[Batch], epoch: u64, process: &ForwardProcess, noise: &dyn NoiseSource) -> Result<Self> {
-        let noised = batches.iter().map(|batch| noised_batch(batch, epoch, process, noise));
-        let micro_batches = noised.collect::<Result<Vec<_>>>()?;
-        let of_batch = |batch: &Batch| batch.documents.iter().map(|document| (document.row, document.id)).collect();
+        let (mut micro_batches, mut documents) = (Vec::new(), Vec::new());
+        for batch in batches {
+            let of_batch: Vec<(usize, i64)> =
+                batch.documents.iter().map(|document| (document.row, document.id)).collect();
+            for view in noised_views(batch, epoch, process, noise)? {
+                micro_batches.push(view);
+                documents.push(of_batch.clone());
+            }
+        }
         Ok(Self {
             counts: micro_batches.iter().map(NoisedBatch::counts).sum(),
-            documents: batches.iter().map(of_batch).collect(),
+            documents,
             has_prompts: batches.iter().any(has_prompts),
             num_tokens: batches.iter().map(num_tokens).sum(),
             micro_batches,

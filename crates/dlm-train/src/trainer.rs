@@ -167,7 +167,8 @@ impl<'a> Trainer<'a> {
         while run.step < run.total_steps {
             let window = windows.next_window()?;
             self.expect_known_ids(&window.micro_batches)?;
-            let noised = NoisedWindow::new(&window.micro_batches, window.epoch, &run.process, &run.noise)?;
+            let process = self.config.objective.process_at(run.step, self.config.seed)?;
+            let noised = NoisedWindow::new(&window.micro_batches, window.epoch, &process, &run.noise)?;
             let lr = run.schedule.rate(run.step);
             let loss = self.config.objective.loss();
             let (device, step) = (self.model.device(), run.step + 1);
@@ -285,7 +286,6 @@ struct Run {
     identity: BTreeMap<String, Value>,
     between_logs: Accumulator,
     schedule: LrSchedule,
-    process: dlm_diffusion::ForwardProcess,
     noise: KeyedNoise,
     optimizer: AdamW,
     speed: Speed,
@@ -306,8 +306,7 @@ impl Run {
             identity,
             between_logs: Accumulator::default(),
             schedule: LrSchedule::new(&config.lr_schedule, total_steps),
-            process: config.objective.process()?,
-            noise: KeyedNoise::training(config.seed, config.objective.timesteps),
+            noise: config.objective.noise(config.seed),
             optimizer: AdamW::new(trainer.model.trainable_parameters(), &config.optimizer),
             speed: Speed::default(),
         };

@@ -96,6 +96,7 @@ fn a_tiny_model_learns_to_count() {
     assert!(eval(199, "eval/nelbo") < eval(99, "eval/nelbo"));
     let bits = eval(199, "eval/nelbo") * 0.25 / std::f64::consts::LN_2;
     assert!((eval(199, "eval/bits_per_byte") - bits).abs() < 1e-12);
+    assert!(eval(199, "eval/nelbo_stderr") > 0.0 && eval(199, "eval/nelbo_mc_error") > 0.0);
     assert_eq!(metric(&lines[0].1, "train/learning_rate"), Some(0.0));
     assert!(metric(&lines[0].1, "train/answer_ratio").is_none(), "texts have no answers");
 
@@ -320,4 +321,37 @@ fn rows_that_do_not_fit_the_model_are_refused() {
     let unknown = MemoryRows::of_texts(16, &[vec![1, 2, 99]]).unwrap();
     let error = Trainer::new(config(folder.path(), 1), model(), &unknown).unwrap().run(Start::New).unwrap_err();
     assert!(matches!(error, TrainError::IdBeyondVocabulary { document: 0, id: 99, vocab_size: 32 }), "{error}");
+}
+
+#[test]
+fn every_objective_trains_a_model_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = ObjectiveConfig::new(MASK);
+    let objectives = [
+        ("plain", base.clone()),
+        ("blocks", ObjectiveConfig { block_length: Some("0:1, 2:4".parse().unwrap()), ..base.clone() }),
+        ("pairs", ObjectiveConfig { complementary_masks: true, ..base.clone() }),
+        ("counts", ObjectiveConfig { masking: dlm_diffusion::Masking::ExactCount, ..base.clone() }),
+        ("annealed", ObjectiveConfig { attention_annealing_steps: 3, ..base.clone() }),
+        ("autoregressive", ObjectiveConfig { autoregressive: Some(true), ..base.clone() }),
+        ("lengths", ObjectiveConfig { random_length_probability: 1.0, ..base.clone() }),
+        ("smoothed", ObjectiveConfig { label_smoothing: 0.2, z_loss: 0.1, forbid_mask: true, ..base.clone() }),
+        ("cart", ObjectiveConfig { loss_weight: dlm_diffusion::LossWeight::Cart, ..base }),
+    ];
+    let mut seen: Vec<(&str, f64)> = Vec::new();
+    for (name, objective) in objectives {
+        let output_dir = folder.path().join(name);
+        let mut config = config(&output_dir, 4);
+        config.objective = objective;
+        let (_, model) = run(config, Start::New).unwrap();
+        let size: f64 = model
+            .named_parameters()
+            .iter()
+            .map(|(_, tensor)| tensor.abs().sum(tch::Kind::Double).double_value(&[]))
+            .sum();
+        assert!(seen.iter().all(|(_, other)| (size - other).abs() > 1e-9), "{name} trained like another: {seen:?}");
+        let lines = repeatable(&output_dir);
+        assert!(metric(&lines[3].1, "eval/nelbo").unwrap().is_finite(), "{name}");
+        seen.push((name, size));
+    }
 }

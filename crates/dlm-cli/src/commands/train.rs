@@ -53,7 +53,14 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let device = runtime::start(&resolved.settings)?;
     let data = Data::open(&resolved.settings)?;
     let Setup { model, tokenizer, mask, never_mask, identity } = Setup::new(&resolved, &data, device)?;
-    let config = run_config::run_config(&resolved.settings, &data, &tokenizer, &mask, &never_mask)?;
+    let config = run_config::run_config(
+        &resolved.settings,
+        &data,
+        &tokenizer,
+        &mask,
+        &never_mask,
+        model.config().logits_shift(),
+    )?;
     setup::tell(&data, &model, &mask, &config)?;
 
     let settings_file = SettingsFile { path: output_dir.join("settings.toml"), content: resolved.to_toml() };

@@ -57,6 +57,14 @@ choices! {
         Disabled,
     }
 
+    /// What is learnt.
+    ObjectiveName {
+        /// To fill in masks.
+        Masked,
+        /// To continue a text token by token: the baseline that masked diffusion is compared with.
+        Autoregressive,
+    }
+
     /// Whose reading of the settings to reproduce.
     Compat {
         /// The one documented here.

@@ -1,14 +1,17 @@
 //! Every setting with its type, its meaning and its default.
 
 use super::{
-    choices::{Adapter, Compat, Optimizer, Strategy, WandbMode},
+    choices::{Adapter, Compat, ObjectiveName, Optimizer, Strategy, WandbMode},
     lenient::{
-        Count, Device, Fraction, Positive, ProperFraction, Rate, Switch, Text, TokenId, Whole, choice, list, one,
-        optional, optional_choice, optional_list,
+        Blocks, Count, Device, Fraction, Positive, ProperFraction, Rate, Switch, Text, TokenId, Whole, choice, list,
+        one, optional, optional_choice, optional_list,
     },
     prepared::{PreparedPaths, prepared_paths},
 };
-use dlm_diffusion::{Accumulation, LossNormalization, LossWeight, PackingIsolation, ScheduleName, Timesteps};
+use dlm_diffusion::{
+    Accumulation, BlockLengths, BlockStart, LossNormalization, LossWeight, Masking, PackingIsolation, ScheduleName,
+    Timesteps,
+};
 use dlm_train::LrScheduler;
 use serde::{Deserialize, Serialize};
 
@@ -127,6 +130,9 @@ pub struct Settings {
     /// Evaluations in an epoch, in place of `eval_steps`.
     #[serde(deserialize_with = "optional::<Count, _>")]
     pub evals_per_epoch: Option<u64>,
+    /// Forward passes of a validation document in each of two replicates: more of them lower the error of `eval/nelbo` from masks.
+    #[serde(deserialize_with = "one::<Count, _>")]
+    pub eval_passes: u64,
     /// When to save a checkpoint.
     #[serde(deserialize_with = "choice")]
     pub save_strategy: Strategy,
@@ -198,6 +204,59 @@ pub struct Diffusion {
     /// Masking probability at timestep 0.
     #[serde(deserialize_with = "one::<Fraction, _>")]
     pub eps: f64,
+    /// Noise at timestep 0 of the `linear_sigma` (unset, 0) and `geometric` (0.001) schedules: minus the logarithm of the share of
+    /// clean tokens.
+    #[serde(deserialize_with = "optional::<Rate, _>")]
+    pub sigma_min: Option<f64>,
+    /// Noise at timestep 1 of the `linear_sigma` (unset, 10) and `geometric` (20) schedules.
+    #[serde(deserialize_with = "optional::<Rate, _>")]
+    pub sigma_max: Option<f64>,
+    /// The exponent of the `polynomial` schedule; unset, 2.
+    #[serde(deserialize_with = "optional::<Rate, _>")]
+    pub schedule_power: Option<f64>,
+    /// What is learnt: to fill in masks, or to continue a text.
+    #[serde(deserialize_with = "choice")]
+    pub objective: ObjectiveName,
+    /// How many tokens a masking probability masks: each by itself, or an exact count of each document or block.
+    #[serde(deserialize_with = "choice")]
+    pub masking: Masking,
+    /// Whether every batch is masked twice, each token in exactly one of the two.
+    #[serde(deserialize_with = "one::<Switch, _>")]
+    pub complementary_masks: bool,
+    /// Tokens of a block in block diffusion, or step:length pairs such as `0:1, 500:4, 1000:32`; unset denoises whole documents.
+    #[serde(deserialize_with = "optional::<Blocks, _>")]
+    pub block_length: Option<BlockLengths>,
+    /// With a logits shift, which state predicts the first token of a block: that of the clean token before it, as a cache holds it, or
+    /// that of the noised one; unset, as the model was trained.
+    #[serde(deserialize_with = "optional_choice")]
+    pub block_start: Option<BlockStart>,
+    /// Training steps over which attention opens from causal to bidirectional, for a model adapted from an autoregressive one.
+    #[serde(deserialize_with = "one::<Whole, _>")]
+    pub attention_annealing_steps: u64,
+    /// How likely a document is cut to a random length.
+    #[serde(deserialize_with = "one::<Fraction, _>")]
+    pub random_length_probability: f64,
+    /// How likely a document is learnt without its prompt, as classifier-free guidance needs.
+    #[serde(deserialize_with = "one::<Fraction, _>")]
+    pub prompt_drop_probability: f64,
+    /// Largest weight of a masked token; unset, no limit.
+    #[serde(deserialize_with = "optional::<Rate, _>")]
+    pub loss_weight_cap: Option<f64>,
+    /// Added to the probability that a weight is divided by; dllm has 1e-6.
+    #[serde(deserialize_with = "one::<Fraction, _>")]
+    pub loss_weight_offset: f64,
+    /// How fast `loss_weight = "cart"` fades with the distance to clean tokens.
+    #[serde(deserialize_with = "one::<Fraction, _>")]
+    pub cart_p: f64,
+    /// Share of the target's place that is given to all tokens alike.
+    #[serde(deserialize_with = "one::<Fraction, _>")]
+    pub label_smoothing: f64,
+    /// Factor of the squared logarithm of the softmax's denominator, which keeps logits from drifting; 1e-4 is usual.
+    #[serde(deserialize_with = "one::<Rate, _>")]
+    pub z_loss: f64,
+    /// Whether the mask token's own probability is taken as 0, as MDLM does.
+    #[serde(deserialize_with = "one::<Switch, _>")]
+    pub forbid_mask: bool,
     /// Whether masked tokens are weighted as `loss_weight` says, or all alike.
     #[serde(deserialize_with = "one::<Switch, _>")]
     pub importance_weighting: bool,
@@ -290,6 +349,7 @@ impl Default for Settings {
             max_eval_samples: None,
             eval_steps: None,
             evals_per_epoch: None,
+            eval_passes: 1,
             save_strategy: Strategy::Steps,
             save_steps: None,
             saves_per_epoch: None,
@@ -318,6 +378,23 @@ impl Default for Diffusion {
             max_mask_ratio: None,
             num_diffusion_steps: 128,
             eps: 1e-3,
+            sigma_min: None,
+            sigma_max: None,
+            schedule_power: None,
+            objective: ObjectiveName::Masked,
+            masking: Masking::Bernoulli,
+            complementary_masks: false,
+            block_length: None,
+            block_start: None,
+            attention_annealing_steps: 0,
+            random_length_probability: 0.0,
+            prompt_drop_probability: 0.0,
+            loss_weight_cap: None,
+            loss_weight_offset: 0.0,
+            cart_p: 0.3,
+            label_smoothing: 0.0,
+            z_loss: 0.0,
+            forbid_mask: false,
             importance_weighting: true,
             loss_weight: LossWeight::Auto,
             loss_normalization: LossNormalization::Token,

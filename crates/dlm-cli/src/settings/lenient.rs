@@ -3,6 +3,7 @@
 //! YAML 1.1 and environment variables hand over `2e-4` and `no` as text. Each kind of value here says what it takes, and
 //! what it expected when it is given something else.
 
+use dlm_diffusion::BlockLengths;
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, Error, IntoDeserializer, SeqAccess, Unexpected, Visitor},
@@ -232,6 +233,11 @@ kinds! {
     Rate: f64, "a number of at least 0", |raw| number(raw).filter(|&value| value >= 0.0);
     /// A number above zero.
     Positive: f64, "a number above 0", |raw| number(raw).filter(|&value| value > 0.0);
+    /// Lengths of blocks over the steps of a run.
+    Blocks: BlockLengths, "a length of blocks, or step:length pairs such as `0:1, 500:32`", |raw| match *raw {
+        Raw::Text(text) => text.parse().ok(),
+        _ => BlockLengths::constant(i64::try_from(whole(raw)?).ok()?).ok(),
+    };
     /// Yes or no.
     Switch: bool, "true or false", |raw| match *raw {
         Raw::Bool(value) => Some(value),

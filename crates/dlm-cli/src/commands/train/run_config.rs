@@ -1,7 +1,7 @@
 //! Settings to what the trainer is told.
 
 use super::setup::Data;
-use crate::settings::{Compat, Settings, Strategy};
+use crate::settings::{Compat, ObjectiveName, Settings, Strategy};
 use dlm_diffusion::LossWeight;
 use dlm_tokenizer::{MaskToken, Tokenizer};
 use dlm_train::{
@@ -19,6 +19,7 @@ pub(super) fn run_config(
     tokenizer: &Tokenizer,
     mask: &MaskToken,
     never_mask: &[i64],
+    logits_shift: bool,
 ) -> anyhow::Result<RunConfig> {
     let micro_batch_size = usize::try_from(settings.micro_batch_size)?;
     Ok(RunConfig {
@@ -26,7 +27,7 @@ pub(super) fn run_config(
         seed: settings.seed,
         length: settings.max_steps.map_or(RunLength::Epochs(settings.num_epochs), RunLength::Steps),
         logging_steps: settings.logging_steps,
-        objective: objective(settings, i64::from(mask.id), never_mask),
+        objective: objective(settings, i64::from(mask.id), never_mask, logits_shift),
         batches: BatchConfig {
             micro_batch_size,
             gradient_accumulation_steps: usize::try_from(settings.gradient_accumulation_steps)?,
@@ -52,7 +53,12 @@ pub(super) fn run_config(
         evaluation: EvaluationConfig {
             every: interval(settings.eval_strategy, settings.eval_steps, settings.evals_per_epoch),
             micro_batch_size,
+<<<<<<< HEAD
             max_rows: settings.max_eval_samples.map(usize::try_from).transpose()?,
+=======
+            max_rows: None,
+            passes: usize::try_from(settings.eval_passes)?,
+>>>>>>> 87112c2 (Every objective is a setting; dlm eval; validation with error bars)
             tokens_per_byte: data.tokens_per_byte(tokenizer, never_mask)?,
         },
         previews: previews(settings, tokenizer)?,
@@ -69,15 +75,31 @@ fn interval(strategy: Strategy, steps: Option<u64>, per_epoch: Option<u64>) -> I
     }
 }
 
-fn objective(settings: &Settings, mask_token_id: i64, never_mask: &[i64]) -> ObjectiveConfig {
+fn objective(settings: &Settings, mask_token_id: i64, never_mask: &[i64], logits_shift: bool) -> ObjectiveConfig {
     let diffusion = &settings.diffusion;
     ObjectiveConfig {
         noise_schedule: diffusion.noise_schedule,
         eps: diffusion.eps,
+        sigma_min: diffusion.sigma_min,
+        sigma_max: diffusion.sigma_max,
+        schedule_power: diffusion.schedule_power,
         min_mask_ratio: diffusion.min_mask_ratio,
         max_mask_ratio: diffusion.max_mask_ratio,
         timesteps: diffusion.timesteps,
         loss_weight: if diffusion.importance_weighting { diffusion.loss_weight } else { LossWeight::Uniform },
+        masking: diffusion.masking,
+        complementary_masks: diffusion.complementary_masks,
+        block_length: diffusion.block_length.clone(),
+        attention_annealing_steps: diffusion.attention_annealing_steps,
+        autoregressive: (diffusion.objective == ObjectiveName::Autoregressive).then_some(logits_shift),
+        random_length_probability: diffusion.random_length_probability,
+        prompt_drop_probability: diffusion.prompt_drop_probability,
+        loss_weight_cap: diffusion.loss_weight_cap,
+        loss_weight_offset: diffusion.loss_weight_offset,
+        cart_p: diffusion.cart_p,
+        label_smoothing: diffusion.label_smoothing,
+        z_loss: diffusion.z_loss,
+        forbid_mask: diffusion.forbid_mask,
         loss_normalization: diffusion.loss_normalization,
         accumulation: diffusion.accumulation,
         packing_isolation: settings.packing_isolation,
@@ -109,6 +131,7 @@ pub(super) fn shifts_from_scratch(settings: &Settings) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Sources;
 
     #[test]
     fn intervals_are_what_the_strategy_says_and_500_steps_where_nothing_does() {
@@ -124,6 +147,51 @@ mod tests {
         let mut settings = Settings::default();
         settings.diffusion.importance_weighting = false;
         settings.diffusion.loss_weight = LossWeight::Elbo;
-        assert_eq!(objective(&settings, 1, &[]).loss_weight, LossWeight::Uniform);
+        assert_eq!(objective(&settings, 1, &[], false).loss_weight, LossWeight::Uniform);
+    }
+
+    #[test]
+    fn every_setting_of_the_objective_reaches_the_trainer_and_changes_what_it_does() {
+        let of = |assignments: &[&str]| {
+            let assignments = assignments.iter().map(|text| (*text).to_owned()).collect();
+            let resolved = crate::settings::resolve(&Sources { assignments, ..Sources::default() }).unwrap();
+            objective(&resolved.settings, 9, &[], true)
+        };
+        let base = of(&[]);
+        let assignments: [&[&str]; 26] = [
+            &["diffusion.noise_schedule=sine"],
+            &["diffusion.noise_schedule=geometric"],
+            &["diffusion.noise_schedule=geometric", "diffusion.sigma_min=0.01"],
+            &["diffusion.noise_schedule=linear_sigma", "diffusion.sigma_max=5"],
+            &["diffusion.noise_schedule=polynomial", "diffusion.schedule_power=3"],
+            &["diffusion.eps=0.01"],
+            &["diffusion.min_mask_ratio=0.1"],
+            &["diffusion.max_mask_ratio=0.9"],
+            &["diffusion.objective=autoregressive"],
+            &["diffusion.masking=exact_count"],
+            &["diffusion.complementary_masks=true"],
+            &["diffusion.block_length=32"],
+            &["diffusion.block_length=0:1, 500:32"],
+            &["diffusion.attention_annealing_steps=100"],
+            &["diffusion.random_length_probability=0.01"],
+            &["diffusion.prompt_drop_probability=0.1"],
+            &["diffusion.loss_weight=cart"],
+            &["diffusion.loss_weight_cap=5"],
+            &["diffusion.loss_weight_offset=1e-6"],
+            &["diffusion.cart_p=0.1"],
+            &["diffusion.label_smoothing=0.1"],
+            &["diffusion.z_loss=1e-4"],
+            &["diffusion.forbid_mask=true"],
+            &["diffusion.timesteps=independent"],
+            &["diffusion.loss_normalization=batch"],
+            &["diffusion.accumulation=micro_batch"],
+        ];
+        let mut seen = vec![base];
+        for assignments in assignments {
+            let config = of(assignments);
+            config.process().unwrap();
+            assert!(!seen.contains(&config), "{assignments:?} changes nothing");
+            seen.push(config);
+        }
     }
 }

@@ -129,6 +129,9 @@ impl Setup {
         info.never_mask.clone_from(&settings.diffusion.never_mask);
         info.answer_tail = data.train.manifest().answer_tail.as_ref().map(serde_json::to_value).transpose()?;
         let knows_mask = model.mask_token_id() == Some(info.mask_token_id);
+        // A model that is trained in blocks is one that decodes in blocks of their last length.
+        info.block_length = settings.diffusion.block_length.as_ref().map(dlm_diffusion::BlockLengths::last);
+        info.block_start = settings.diffusion.block_start.unwrap_or(info.block_start);
         model.set_diffusion(info)?;
         let adapter = adapter(settings, (!knows_mask).then_some(i64::from(mask.id)));
         if let Some(adapter) = &adapter {
