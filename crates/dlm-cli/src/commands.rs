@@ -6,11 +6,8 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod data;
 pub(crate) mod doctor;
-<<<<<<< HEAD
-mod from_axolotl;
-=======
 pub(crate) mod eval;
->>>>>>> 87112c2 (Every objective is a setting; dlm eval; validation with error bars)
+mod from_axolotl;
 pub(crate) mod model;
 pub(crate) mod runtime;
 pub(crate) mod sample;

@@ -16,12 +16,8 @@ mod prepared;
 mod resolve;
 mod show;
 
-<<<<<<< HEAD
-pub use choices::{Adapter, Compat, Optimizer, Strategy, WandbMode};
-pub(crate) use data_keys::of_training;
-=======
 pub use choices::{Adapter, Compat, ObjectiveName, Optimizer, Strategy, WandbMode};
->>>>>>> 87112c2 (Every objective is a setting; dlm eval; validation with error bars)
+pub(crate) use data_keys::of_training;
 pub use error::{Given, SettingsError};
 pub use keys::{DEFAULT_MASK_TOKEN, Diffusion, Settings};
 pub use prepared::{PreparedPath, PreparedPaths};

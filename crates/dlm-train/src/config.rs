@@ -73,13 +73,10 @@ impl RunConfig {
         expect("micro_batch_size", self.batches.micro_batch_size, "at least 1", |v| v > 0)?;
         expect("gradient_accumulation_steps", self.batches.gradient_accumulation_steps, "at least 1", |v| v > 0)?;
         expect("eval_batch_size", self.evaluation.micro_batch_size, "at least 1", |v| v > 0)?;
-<<<<<<< HEAD
         if let Some(max_rows) = self.evaluation.max_rows {
             expect("max_eval_samples", max_rows, "at least 1", |v| v > 0)?;
         }
-=======
         expect("eval_passes", self.evaluation.passes, "at least 1", |v| v > 0)?;
->>>>>>> 87112c2 (Every objective is a setting; dlm eval; validation with error bars)
         for (name, interval) in [("save_steps", self.checkpoints.every), ("eval_steps", self.evaluation.every)] {
             if let Interval::Steps(count) | Interval::PerEpoch(count) = interval {
                 expect(name, count, "at least 1", |v| v > 0)?;

@@ -54,14 +54,10 @@ pub fn evaluate(
     let noise = KeyedNoise::evaluation(seed);
     // Twice over the rows: the loss is divided by counts of all of them, and masking again costs less than keeping every batch.
     let mut counts = WindowCounts::default();
-<<<<<<< HEAD
     for_each_batch(rows, config, &mut |batch| {
-=======
-    for_each_batch(rows, config, seed, &mut |batch| {
         if by_document {
             documents.extend(eval_documents(&batch));
         }
->>>>>>> 87112c2 (Every objective is a setting; dlm eval; validation with error bars)
         counts += NoisedWindow::new(&[batch], 0, &process, &noise)?.counts();
         Ok(())
     })?;
@@ -106,10 +102,6 @@ pub fn evaluate(
     Ok(named)
 }
 
-<<<<<<< HEAD
-/// Reads the rows in their own order; where [`EvaluationConfig::max_rows`] leaves some out, a part that is the same in every
-/// evaluation of every run.
-=======
 /// The documents in the rows of a batch; a piece of one that was cut is one by itself, with masks of its own.
 fn eval_documents(batch: &Batch) -> impl Iterator<Item = EvalDocument> + '_ {
     batch.documents.iter().map(|document| {
@@ -133,8 +125,8 @@ fn name_document(error: DiffusionError, step: u64) -> TrainError {
     }
 }
 
-/// Reads the rows in their own order, up to [`EvaluationConfig::max_rows`].
->>>>>>> 87112c2 (Every objective is a setting; dlm eval; validation with error bars)
+/// Reads the rows in their own order; where [`EvaluationConfig::max_rows`] leaves some out, a part that is the same in every
+/// evaluation of every run.
 fn for_each_batch(
     rows: &dyn RowSource,
     config: &EvaluationConfig,

@@ -53,12 +53,8 @@ pub(super) fn run_config(
         evaluation: EvaluationConfig {
             every: interval(settings.eval_strategy, settings.eval_steps, settings.evals_per_epoch),
             micro_batch_size,
-<<<<<<< HEAD
             max_rows: settings.max_eval_samples.map(usize::try_from).transpose()?,
-=======
-            max_rows: None,
             passes: usize::try_from(settings.eval_passes)?,
->>>>>>> 87112c2 (Every objective is a setting; dlm eval; validation with error bars)
             tokens_per_byte: data.tokens_per_byte(tokenizer, never_mask)?,
         },
         previews: previews(settings, tokenizer)?,
