@@ -127,7 +127,7 @@ impl Setup {
         info.logits_shift = settings.diffusion.logits_shift.unwrap_or(info.logits_shift);
         info.noise_schedule = settings.diffusion.noise_schedule.to_string();
         info.never_mask.clone_from(&settings.diffusion.never_mask);
-        info.answer_tail = data.train.manifest().answer_tail.as_ref().map(serde_json::to_value).transpose()?;
+        info.answer_tail = answer_tail(data)?;
         let knows_mask = model.mask_token_id() == Some(info.mask_token_id);
         // A model that is trained in blocks is one that decodes in blocks of their last length.
         info.block_length = settings.diffusion.block_length.as_ref().map(dlm_diffusion::BlockLengths::last);
@@ -186,6 +186,15 @@ fn adapter(settings: &Settings, mask_token: Option<i64>) -> Option<LoraConfig> {
         config = config.of_base_model(base);
     }
     Some(config)
+}
+
+/// What followed the answers: of datasets that differ in it a list.
+fn answer_tail(data: &Data) -> anyhow::Result<Option<Value>> {
+    let tails = data.train.datasets().map(|(data, _)| serde_json::to_value(&data.manifest().answer_tail));
+    let mut tails = tails.collect::<Result<Vec<_>, _>>()?;
+    tails.dedup();
+    let tail = if tails.len() == 1 { tails.remove(0) } else { Value::from(tails) };
+    Ok(Some(tail).filter(|tail| !tail.is_null()))
 }
 
 /// The tokenizer that the settings name, else the base model's, else the one the data was prepared with.
