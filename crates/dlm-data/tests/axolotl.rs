@@ -268,7 +268,7 @@ dataset_prepared_path: prepared
     );
     let pipeline = translate(&yaml, folder.path()).unwrap().pipeline;
     let report = prepare(&pipeline).unwrap();
-    let inspected = dlm_data::inspect(&report.output, 3).unwrap();
+    let inspected = dlm_data::inspect(&report.output, &dlm_data::InspectOptions::default()).unwrap();
     let texts: Vec<String> = inspected.sides[0]
         .samples
         .iter()

@@ -312,7 +312,7 @@ fn sources_of_different_kinds_become_conversations_each_in_its_own_way() {
     let pipeline = read(&text("chatml", "{ chat = { format = \"alpaca\" } },"));
     assert_eq!(pipeline.source[1].chat, Some(Chat::Sharegpt(sharegpt)));
     let report = prepare(&pipeline).unwrap();
-    let inspected = dlm_data::inspect(&report.output, 3).unwrap();
+    let inspected = dlm_data::inspect(&report.output, &dlm_data::InspectOptions::default()).unwrap();
     let targets = inspected.sides[0].samples.iter().map(|sample| {
         let spans = sample.segments.iter().flat_map(|segment| &segment.spans);
         spans.filter(|span| span.is_answer).map(|span| span.text.clone()).collect::<String>()
