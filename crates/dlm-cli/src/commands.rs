@@ -16,10 +16,15 @@ pub(crate) mod tokenizer;
 pub(crate) mod train;
 pub(crate) mod validate;
 
-use crate::settings::Ignored;
+use crate::settings::{Ignored, Resolved};
 
 /// Tells on standard error which keys of the settings have no effect, once for each reason.
-pub(crate) fn tell_ignored(ignored: &[Ignored]) {
+pub(crate) fn tell_ignored(resolved: &Resolved) {
+    tell_keys(&resolved.ignored);
+}
+
+/// Tells on standard error which keys have no effect, once for each reason.
+pub(crate) fn tell_keys(ignored: &[Ignored]) {
     let mut told: Vec<(&str, &str, Vec<String>)> = Vec::new();
     for ignored in ignored {
         let same = told.iter_mut().find(|(origin, reason, _)| *origin == ignored.origin && *reason == ignored.reason);

@@ -21,7 +21,7 @@ Ctrl-D ends.";
 /// Runs `dlm chat`.
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let resolved = resolve(&args.settings.sources())?;
-    tell_ignored(&resolved.ignored);
+    tell_ignored(&resolved);
     let device = runtime::start(&resolved.settings)?;
     let inference = Inference::load(args.model.as_deref(), &args.sampling, &resolved, device)?;
     let interactive = stdin().is_terminal();

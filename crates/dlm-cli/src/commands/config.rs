@@ -13,7 +13,7 @@ pub(crate) fn run(command: ConfigCommand) -> anyhow::Result<()> {
     match command {
         ConfigCommand::Show { json, settings } => {
             let resolved = resolve(&settings.sources())?;
-            tell_ignored(&resolved.ignored);
+            tell_ignored(&resolved);
             for entry in resolved.entries() {
                 if json {
                     writeln!(out, "{}", serde_json::to_string(&entry)?)?;
@@ -25,7 +25,7 @@ pub(crate) fn run(command: ConfigCommand) -> anyhow::Result<()> {
         ConfigCommand::Check { files } => {
             for file in files {
                 let resolved = resolve_file(&file)?;
-                tell_ignored(&resolved.ignored);
+                tell_ignored(&resolved);
                 let given = resolved.entries().iter().filter(|entry| resolved.is_given(&entry.key)).count();
                 writeln!(out, "{}: fine, {given} settings", file.display())?;
             }

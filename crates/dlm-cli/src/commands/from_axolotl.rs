@@ -1,6 +1,6 @@
 //! `dlm data prepare --config`: an Axolotl file as a pipeline.
 
-use super::{data::with_overrides, tell_ignored};
+use super::{data::with_overrides, tell_keys};
 use crate::settings::{Ignored, of_training};
 use dlm_data::{Pipeline, axolotl};
 use std::{
@@ -24,7 +24,7 @@ pub(crate) fn pipeline(
         origin: origin.clone(),
         reason: key.reason.to_owned(),
     }));
-    tell_ignored(&ignored);
+    tell_keys(&ignored);
 
     let mut pipeline = with_overrides(translation.pipeline, overrides)?;
     if let Some(output) = output {

@@ -28,7 +28,7 @@ struct Output<'a> {
 /// Runs `dlm sample`.
 pub(crate) fn run(args: &SampleArgs) -> anyhow::Result<()> {
     let resolved = resolve(&args.settings.sources())?;
-    tell_ignored(&resolved.ignored);
+    tell_ignored(&resolved);
     let device = runtime::start(&resolved.settings)?;
     let inference = Inference::load(args.model.as_deref(), &args.sampling, &resolved, device)?;
     let original = match (&args.input_ids, &args.prompt) {

@@ -25,7 +25,7 @@ const PAGE: &str = include_str!("serve/page.html");
 /// Runs `dlm serve` until Ctrl-C.
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let resolved = resolve(&args.settings.sources())?;
-    tell_ignored(&resolved.ignored);
+    tell_ignored(&resolved);
     let device = runtime::start(&resolved.settings)?;
     let inference = Inference::load(args.model.as_deref(), &args.sampling, &resolved, device)?;
     let address = std::net::SocketAddr::new(args.host, args.port);

@@ -43,7 +43,7 @@ use std::{
 /// Runs `dlm train`.
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let resolved = resolve(&args.settings.sources())?;
-    tell_ignored(&resolved.ignored);
+    tell_ignored(&resolved);
     let output_dir = PathBuf::from(&resolved.settings.output_dir);
     let start = if args.resume { Start::Resume } else { Start::New };
     // Before anything large is loaded.
