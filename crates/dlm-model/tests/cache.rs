@@ -44,7 +44,7 @@ fn blocks_read_one_after_the_other_have_the_states_of_a_pass_that_is_causal_over
         let mut cache = KvCache::default();
         for block in 0..3 {
             // Looking changes nothing, whatever is looked at.
-            read(&model, &mut cache, &(window(&ids, block) + 7), CacheUse::Peek);
+            let _ = read(&model, &mut cache, &(window(&ids, block) + 7), CacheUse::Peek);
             let peeked = read(&model, &mut cache, &window(&ids, block), CacheUse::Peek);
             assert_eq!(cache.len(), block * BLOCK);
             let found = read(&model, &mut cache, &window(&ids, block), CacheUse::Append);
@@ -63,8 +63,8 @@ fn a_window_that_is_overwritten_counts_for_those_that_are_read_after_it() {
     let (model, ids) = (model(true), ids());
     let changed = Tensor::cat(&[window(&ids, 0) + 1, window(&ids, 1), window(&ids, 2)], 1);
     let mut cache = KvCache::default();
-    read(&model, &mut cache, &window(&ids, 0), CacheUse::Append);
-    read(&model, &mut cache, &window(&changed, 0), CacheUse::Overwrite { start: 0 });
+    let _ = read(&model, &mut cache, &window(&ids, 0), CacheUse::Append);
+    let _ = read(&model, &mut cache, &window(&changed, 0), CacheUse::Overwrite { start: 0 });
     let found = read(&model, &mut cache, &window(&ids, 1), CacheUse::Append);
     assert_close("second block", &found, &uncached(&model, &changed).narrow(1, 3, 3), 1e-5, 1e-5);
     // Later tokens are seen by an overwritten window, as the keys that they had.
@@ -77,8 +77,8 @@ fn a_window_that_is_overwritten_counts_for_those_that_are_read_after_it() {
 fn a_cropped_cache_has_forgotten_and_a_reordered_one_has_changed_rows() {
     let (model, ids) = (model(true), ids());
     let mut cache = KvCache::default();
-    read(&model, &mut cache, &window(&ids, 0), CacheUse::Append);
-    read(&model, &mut cache, &(window(&ids, 1) + 3), CacheUse::Append);
+    let _ = read(&model, &mut cache, &window(&ids, 0), CacheUse::Append);
+    let _ = read(&model, &mut cache, &(window(&ids, 1) + 3), CacheUse::Append);
     cache.crop(99);
     assert_eq!(cache.len(), 6);
     cache.crop(3);
@@ -97,7 +97,7 @@ fn windows_that_do_not_fit_are_refused() {
     let (model, ids) = (model(false), ids());
     let mut cache = KvCache::default();
     assert!(cache.is_empty());
-    read(&model, &mut cache, &window(&ids, 0), CacheUse::Append);
+    let _ = read(&model, &mut cache, &window(&ids, 0), CacheUse::Append);
     let refused = |cache: &mut KvCache, ids: &Tensor, usage| model.cached_states(ids, cache, usage).unwrap_err();
     let error = refused(&mut cache, &window(&ids, 1), CacheUse::Overwrite { start: 1 });
     assert_eq!(error.to_string(), "a window of 2 rows at places 1 to 4 does not fit a cache of 2 rows and 3 places");
