@@ -29,7 +29,7 @@ struct Output<'a> {
 /// Runs `dlm eval`.
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let resolved = resolve(&args.settings.sources())?;
-    tell_ignored(&resolved.ignored);
+    tell_ignored(&resolved);
     let device = runtime::start(&resolved.settings)?;
     if let Some(path) = &args.generated {
         return generated::run(path, args, &resolved, device);
