@@ -182,15 +182,13 @@ fn parts_of(turn: &str, message: &Message, details: &[Detail]) -> Result<Vec<Ran
     Ok(parts)
 }
 
+/// Tokens that may end a turn, and what a turn says about them.
+pub(crate) type EndGroup<'a> = (&'a [i32], fn(TurnEnd) -> EndLabel);
+
 /// Labels the end tokens behind turns: of each group of `groups` the first token within three of the turn.
 ///
 /// `turns` are the numbers of the tokens behind them. A group is a list of tokens, and what a turn says about it.
-pub(crate) fn label_ends(
-    ids: &[i32],
-    labels: &mut [i32],
-    turns: &[(usize, TurnEnd)],
-    groups: &[(&[i32], fn(TurnEnd) -> EndLabel)],
-) {
+pub(crate) fn label_ends(ids: &[i32], labels: &mut [i32], turns: &[(usize, TurnEnd)], groups: &[EndGroup]) {
     for (tokens, rule) in groups {
         let find = |after: usize| {
             let within = ids.iter().skip(after).take(END_WITHIN + 1);

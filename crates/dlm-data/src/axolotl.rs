@@ -298,7 +298,7 @@ fn parse(yaml: &str) -> Result<Map<String, Value>> {
 /// The name on the hub that a path is, if it is none of this machine.
 pub(crate) fn on_hub<'a>(base: &Path, path: &'a str) -> Option<&'a str> {
     let word = |part: &str| {
-        let first = part.chars().next().is_some_and(|first| first.is_alphanumeric());
+        let first = part.chars().next().is_some_and(char::is_alphanumeric);
         first && part.chars().all(|letter| letter.is_alphanumeric() || "-_.".contains(letter))
     };
     let parts: Vec<&str> = path.split('/').collect();

@@ -107,6 +107,7 @@ impl ChatFormat {
     /// # Errors
     /// [`DataError::Pipeline`] for a wording with unknown fields or a template that is neither known nor a file,
     /// [`DataError::Read`] for one that cannot be read, [`DataError::Tokenizer`] for one that is no Jinja.
+    #[expect(clippy::needless_pass_by_value, reason = "formats that keep the tokenizer share it")]
     pub fn new(chat: &Chat, tokenizer: Arc<Tokenizer>, base: &Path) -> Result<Self> {
         let wrong = |message: String| DataError::pipeline(format!("chat: {message}"));
         let kind = match chat {

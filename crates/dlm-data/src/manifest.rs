@@ -349,7 +349,7 @@ mod tests {
         found.push(at.to_owned());
         match value {
             Value::Object(entries) => {
-                entries.iter().for_each(|(key, value)| addresses(value, &format!("{at}/{key}"), found))
+                entries.iter().for_each(|(key, value)| addresses(value, &format!("{at}/{key}"), found));
             }
             Value::Array(items) => {
                 items.iter().enumerate().for_each(|(i, value)| addresses(value, &format!("{at}/{i}"), found));

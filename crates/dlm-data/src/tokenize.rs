@@ -2,7 +2,7 @@
 
 use crate::{
     account::Account,
-    answer::{EndLabel, TurnEnd, label_ends},
+    answer::{EndGroup, TurnEnd, label_ends},
     batch::IGNORE_INDEX,
     chat::{Conversation, Piece},
     chat_options::Chat,
@@ -172,7 +172,7 @@ impl Encoder {
             }
         }
         let eos = self.eos.as_slice();
-        let groups: [(&[i32], fn(TurnEnd) -> EndLabel); 2] = [(&self.eot, |end| end.eot), (eos, |end| end.eos)];
+        let groups: [EndGroup; 2] = [(&self.eot, |end| end.eot), (eos, |end| end.eos)];
         label_ends(&tokens.ids, &mut tokens.labels, &turns, &groups);
         Ok(())
     }

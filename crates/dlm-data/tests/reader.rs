@@ -159,7 +159,7 @@ fn batches_describe_their_documents() {
 #[test]
 fn epochs_come_in_other_orders_unless_shuffling_is_off() {
     let order = |shuffle: bool| {
-        let mut reader = Reader::new(&data(), config(4, 1, shuffle), Cursor::default()).unwrap();
+        let mut reader = Reader::new(data(), config(4, 1, shuffle), Cursor::default()).unwrap();
         [epoch(&mut reader), epoch(&mut reader)].map(|windows| {
             let batches = windows.iter().flat_map(|window| &window.micro_batches);
             batches.flat_map(row_ids).collect::<Vec<_>>()

@@ -17,6 +17,7 @@ fn source(folder: &Path) -> Pipeline {
     Pipeline::new().relative_to(folder).source("rows.jsonl")
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "options are written where they are given")]
 fn packed(pipeline: Pipeline, pack: Pack) -> Pipeline {
     let pipeline = pipeline.pack(Pack { window: 7, ..pack }).output("prepared");
     pipeline.with_override("output.shard_tokens", "3000").unwrap()

@@ -154,7 +154,6 @@ impl WeightRule {
 /// # Shapes
 /// - `is_masked`: `[batch, seq_len]` of `Bool`; `segment_ids`: the same of `Int64`
 /// - `p`: between 0 and 1; the smaller, the further a token looks
-#[must_use]
 pub fn cart_weights(is_masked: &Tensor, segment_ids: Option<&Tensor>, p: f64) -> Tensor {
     let size = is_masked.size();
     let seq_len = size.last().copied().unwrap_or(0).max(1) as usize;

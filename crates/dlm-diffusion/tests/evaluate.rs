@@ -185,7 +185,7 @@ fn conditional_likelihood_is_unbiased_by_monte_carlo_and_exact_by_the_chain_in_a
     let mixture = mixture();
     let text = &texts(1)[0];
     let (prompt, answer) = text.split_at(3);
-    let given = [prompt, &vec![Mixture::MASK; LEN - 3]].concat();
+    let given = [prompt, &[Mixture::MASK; LEN - 3]].concat();
     let truth = mixture.log_likelihood(text) - mixture.log_likelihood(&given);
     let denoiser = |ids: &Tensor| mixture.logits(ids);
     let config = LikelihoodConfig { samples: 16, batch_size: 4, ..LikelihoodConfig::new(Mixture::MASK) };

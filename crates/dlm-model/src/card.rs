@@ -44,6 +44,7 @@ impl ModelCard {
 
     /// Adds a line to the training summary.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "numbers and texts are given as they are")]
     pub fn with_fact(mut self, name: impl Into<String>, value: impl ToString) -> Self {
         self.facts.push((name.into(), value.to_string()));
         self

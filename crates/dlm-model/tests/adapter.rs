@@ -31,7 +31,7 @@ fn fill(model: &Model) {
     tch::manual_seed(3);
     for (_, tensor) in model.trainable_parameters() {
         tch::no_grad(|| {
-            tensor.shallow_clone().copy_(&(Tensor::randn(tensor.size(), (Kind::Float, Device::Cpu)) * 0.1))
+            tensor.shallow_clone().copy_(&(Tensor::randn(tensor.size(), (Kind::Float, Device::Cpu)) * 0.1));
         });
     }
 }

@@ -84,7 +84,10 @@ mod tests {
         let parts = json!([{ "type": "text", "text": "a" }, { "type": "text", "text": "b" }]);
         let message = Message { content: parts, ..Message::new("user", "") };
         for name in ChatTemplate::built_in_names() {
-            assert_eq!(render(name, &[message.clone()], false), render(name, &[Message::new("user", "ab")], false));
+            assert_eq!(
+                render(name, std::slice::from_ref(&message), false),
+                render(name, &[Message::new("user", "ab")], false)
+            );
         }
     }
 

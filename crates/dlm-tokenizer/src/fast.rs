@@ -29,7 +29,7 @@ pub(crate) struct Fast {
     /// Added tokens that are found in the normalized text.
     normalized: Option<Added>,
     /// Memory of threads that encode nothing at the moment.
-    idle: Mutex<Vec<Box<Memory>>>,
+    idle: Mutex<Vec<Memory>>,
 }
 
 /// What is done to a text before it is cut into words.
@@ -78,13 +78,13 @@ impl Fast {
     }
 
     /// Memory to encode with: such as was used before, with the words it has met.
-    pub(crate) fn memory(&self) -> Box<Memory> {
+    pub(crate) fn memory(&self) -> Memory {
         let idle = self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
-        idle.unwrap_or_else(|| Box::new(Memory { cache: WordCache::new(), buffers: Buffers::default() }))
+        idle.unwrap_or_else(|| Memory { cache: WordCache::new(), buffers: Buffers::default() })
     }
 
     /// Takes memory back. It must come from [`memory`](Self::memory) of this tokenizer: it remembers ids.
-    pub(crate) fn give_back(&self, memory: Box<Memory>) {
+    pub(crate) fn give_back(&self, memory: Memory) {
         self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(memory);
     }
 

@@ -13,7 +13,7 @@ use tokenizers::OffsetType;
 /// from sessions that have ended.
 pub struct Session<'a> {
     tokenizer: &'a Tokenizer,
-    fast: Option<(&'a Arc<Fast>, Option<Box<Memory>>)>,
+    fast: Option<(&'a Arc<Fast>, Option<Memory>)>,
 }
 
 impl fmt::Debug for Session<'_> {

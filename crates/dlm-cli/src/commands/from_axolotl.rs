@@ -32,9 +32,9 @@ pub(crate) fn pipeline(
     }
     let text = format!("# The pipeline of {origin}\n\n{}\n", pipeline.to_toml()?);
     if json {
-        stderr().write_all(text.as_bytes())?
+        stderr().write_all(text.as_bytes())?;
     } else {
-        stdout().write_all(text.as_bytes())?
+        stdout().write_all(text.as_bytes())?;
     }
     Ok(pipeline)
 }

@@ -101,9 +101,9 @@ impl Reading {
                     let is_known = self.file.bad.iter().any(|known| known.row == row);
                     match self.on_error {
                         OnError::Skip if is_known => return None,
-                        _ => self
-                            .refuse(&bad, None, || self.row_error(&bad))
-                            .and_then(|()| self.batch(Vec::new(), Vec::new())),
+                        _ => {
+                            self.refuse(&bad, None, || self.row_error(&bad)).and_then(|()| self.batch(&[], Vec::new()))
+                        }
                     }
                 }
             };
@@ -132,7 +132,7 @@ impl Reading {
 
     fn json(&self, rows: &[Raw<'_>]) -> Result<RecordBatch> {
         match json_columns(&self.columns, rows) {
-            Ok(columns) => self.batch(numbers(rows), columns),
+            Ok(columns) => self.batch(&numbers(rows), columns),
             // The survey has read every row: this comes of rows that another reader reads otherwise. Each is tried by itself.
             Err(_) => {
                 let mut good = Vec::with_capacity(rows.len());
@@ -150,7 +150,7 @@ impl Reading {
                     let message = format!("the rows from here on: {error}");
                     DataError::Damaged { path: self.file.shown(), row: first + 1, message }
                 })?;
-                self.batch(numbers(&good), columns)
+                self.batch(&numbers(&good), columns)
             }
         }
     }
@@ -178,7 +178,7 @@ impl Reading {
                 Err(bad) => self.refuse(&bad, Some(1), || self.row_error(&bad))?,
             }
         }
-        self.batch(numbers(&good), columns.iter_mut().map(csv::Column::finish).collect())
+        self.batch(&numbers(&good), columns.iter_mut().map(csv::Column::finish).collect())
     }
 
     fn text(&self, rows: &[Raw<'_>]) -> Result<RecordBatch> {
@@ -202,11 +202,11 @@ impl Reading {
         }
         let (texts, paths): (ArrayRef, ArrayRef) = (Arc::new(texts.finish()), Arc::new(paths.finish()));
         let column = |field: &Arc<Field>| Arc::clone(if field.name() == "text" { &texts } else { &paths });
-        self.batch(numbers(&good), self.columns.fields().iter().map(column).collect())
+        self.batch(&numbers(&good), self.columns.fields().iter().map(column).collect())
     }
 
     /// A batch of these columns, with the numbers of its rows before them.
-    fn batch(&self, numbers: Vec<i64>, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+    fn batch(&self, numbers: &[i64], columns: Vec<ArrayRef>) -> Result<RecordBatch> {
         let columns = if columns.is_empty() {
             self.columns
                 .fields()
@@ -216,7 +216,7 @@ impl Reading {
         } else {
             columns
         };
-        numbered(&numbers, &self.columns, columns).map_err(|error| DataError::Damaged {
+        numbered(numbers, &self.columns, columns).map_err(|error| DataError::Damaged {
             path: self.file.shown(),
             row: 1,
             message: error.to_string(),

@@ -116,7 +116,6 @@ impl Model {
     }
 
     /// What is trained: the adapter's tensors under the names of its file, or all parameters where there is none.
-    #[must_use]
     pub fn trainable_parameters(&self) -> &[(String, Tensor)] {
         self.adapter.as_ref().map_or(&self.parameters, |adapter| &adapter.state)
     }

@@ -165,7 +165,8 @@ fn what_is_not_known_is_left_to_the_library() {
         change(&mut tree);
         finished(&tree)
     };
-    let changes: [(&str, &dyn Fn(&mut Value)); 11] = [
+    type Change<'a> = (&'a str, &'a dyn Fn(&mut Value));
+    let changes: [Change; 11] = [
         ("byte_fallback", &|tree| tree["model"]["byte_fallback"] = json!(true)),
         ("unk_token", &|tree| tree["model"]["unk_token"] = json!("<|endoftext|>")),
         ("suffix", &|tree| tree["model"]["end_of_word_suffix"] = json!("</w>")),

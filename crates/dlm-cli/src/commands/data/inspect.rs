@@ -89,7 +89,7 @@ fn write_row(out: &mut impl Write, row: &DecodedRow, style: Style) -> io::Result
         for span in &segment.spans {
             match style {
                 Style::Colour if span.is_answer => {
-                    write!(out, "{}", colour.clone().green().bright().apply_to(&span.text))?
+                    write!(out, "{}", colour.clone().green().bright().apply_to(&span.text))?;
                 }
                 Style::Colour => write!(out, "{}", colour.clone().dim().apply_to(&span.text))?,
                 // Without colour, what is to be learnt stands between marks.
