@@ -34,7 +34,7 @@ impl Gguf {
     ///
     /// # Errors
     /// [`ModelError::Read`], [`ModelError::DamagedGguf`], [`ModelError::UnsupportedGguf`] with what the file has and what is
-    /// read, [`ModelError::Tensors`], or what [`ModelConfig::from_json`] refuses.
+    /// read, [`ModelError::Tensors`], or what [`ModelConfig::from_json`](crate::ModelConfig::from_json) refuses.
     pub fn read(path: &Path, options: &LoadOptions) -> Result<Self> {
         let file = File::open(path)?;
         let (config, architecture) = architecture::config(&file)?;
