@@ -50,6 +50,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             let options = SaveOptions::from(kind).with_max_shard_bytes(max_shard_bytes.parse()?);
             Ok(load(model)?.save(Path::new(folder), options, &[])?)
         }
+        [] => {
+            println!(
+                "usage: interop logits|convert|save|save-adapter|merge ARGUMENTS; the first lines of the file have each"
+            );
+            Ok(())
+        }
         _ => Err("see the first lines of this file for what to ask".into()),
     }
 }

@@ -9,7 +9,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut texts = Vec::new();
     for entry in fs::read_dir(folder)? {
-        texts.push(fs::read_to_string(entry?.path())?);
+        let path = entry?.path();
+        if path.is_file() {
+            texts.push(fs::read_to_string(path)?);
+        }
     }
     let bytes: usize = texts.iter().map(String::len).sum();
     println!("training on {bytes} bytes of Rust");
