@@ -52,6 +52,9 @@ use std::{
     sync::Arc,
 };
 
+/// More rows than that no source has: a document's id keeps the bits above for the number of its dataset.
+const MOST_ROWS: u64 = 1 << 48;
+
 /// A file with rows, as looked at before the first row is read.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceFile {
@@ -264,6 +267,17 @@ fn survey_one(
     })
 }
 
+/// The rows of a source's files together. A damaged footer can claim any number of them.
+fn counted(path: &str, mut rows: impl Iterator<Item = u64>) -> Result<u64> {
+    let total = rows.try_fold(0_u64, u64::checked_add).filter(|total| *total < MOST_ROWS);
+    total.ok_or_else(|| {
+        let path = remote::redacted(path);
+        DataError::Invalid(format!(
+            "the files of `{path}` claim {MOST_ROWS} rows or more: look for one that is damaged"
+        ))
+    })
+}
+
 /// A source and the columns that come out of it.
 fn open_one(
     source: &Source,
@@ -275,7 +289,7 @@ fn open_one(
     // What the columns of a CSV file are is guessed from their values: where files differ, they are text.
     let is_guessed = files.iter().any(|file| matches!(file.layout, Layout::Csv { .. }));
     let all = schema::common_schema(files.iter().map(|file| (file.schema.as_ref(), file.shown())), is_guessed)?;
-    let in_files: u64 = files.iter().map(|file| file.rows).sum();
+    let in_files = counted(&source.path, files.iter().map(|file| file.rows))?;
     let (mut input, mut output, mut columns) = (all.clone(), all, None);
     if !source.columns.is_empty() {
         input = schema::settled(&input);
@@ -350,4 +364,17 @@ pub(crate) fn fingerprint(files: &[SourceFile]) -> Result<String> {
 /// Bytes as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_rows_than_can_be_numbered_are_refused() {
+        assert_eq!(counted("a", [3, 4].into_iter()).unwrap(), 7);
+        for claimed in [[u64::MAX, 1], [MOST_ROWS - 1, 1]] {
+            assert!(matches!(counted("a", claimed.into_iter()), Err(DataError::Invalid(_))));
+        }
+    }
 }
