@@ -9,7 +9,8 @@ const DLM: &str = env!("CARGO_BIN_EXE_dlm-under-test");
 /// Prepared rows and the settings of a run that trains an adapter of a golden model.
 fn prepared() -> Scratch {
     let scratch = Scratch::new(DLM);
-    let rows: String = (0..60).map(|i| format!("{}\n", json!({ "text": format!("Row {i} counts to {}.", i * 5) }))).collect();
+    let rows: String =
+        (0..60).map(|i| format!("{}\n", json!({ "text": format!("Row {i} counts to {}.", i * 5) }))).collect();
     scratch.write("rows.jsonl", rows);
     let base = dlm_golden::model("llama").canonicalize().unwrap();
     scratch.write(
@@ -88,6 +89,10 @@ fn an_adapter_is_trained_resumed_sampled_with_and_merged() {
 fn an_adapter_needs_a_base_and_names_that_exist() {
     let scratch = prepared();
     let train = ["train", "--profile", "pretrain", "--config", "run.toml", "--set"];
-    scratch.refuse(&[&train[..], &["lora_target_modules=c_attn"]].concat(), 1, &["`target_modules`", "`c_attn`", "`q_proj`"]);
+    scratch.refuse(
+        &[&train[..], &["lora_target_modules=c_attn"]].concat(),
+        1,
+        &["`target_modules`", "`c_attn`", "`q_proj`"],
+    );
     scratch.refuse(&[&train[..], &["base_model=", "--set", "model_preset=tiny"]].concat(), 2, &["`base_model`"]);
 }

@@ -43,18 +43,30 @@
 mod account;
 mod answer;
 mod batch;
+mod builder;
 mod chat;
 mod checkpoint;
 mod cursor;
+mod cut;
+mod decontaminate;
 mod error;
+mod exact_dedup;
 mod first_fit;
 mod functions;
+mod hold;
 mod inspect;
 mod journal;
 mod leak;
+mod ledger;
 mod limits;
+mod lower_rows;
 mod manifest;
+mod memory;
+mod minhash;
+mod near_dedup;
+mod normalize;
 mod number;
+mod order;
 mod overrides;
 mod pack;
 mod packing;
@@ -62,9 +74,12 @@ mod pipeline;
 mod plan;
 mod prepare;
 mod prepared;
+mod quality;
 mod reader;
 mod remote;
 mod row_check;
+mod row_stages;
+mod sample;
 mod scan;
 mod shard;
 mod shard_file;
@@ -72,13 +87,17 @@ mod shard_writer;
 mod shuffle;
 mod source;
 mod spelling;
+mod sql;
 mod stage;
 mod step;
 mod suggest;
+mod text_functions;
+mod text_stats;
 mod texts;
 mod tokenize;
 mod unigram;
 mod validate;
+mod words;
 mod workshop;
 mod writer;
 
@@ -88,6 +107,7 @@ pub use cursor::Cursor;
 pub use error::{DataError, Result};
 pub use first_fit::{first_fit, first_fit_decreasing, sequential};
 pub use inspect::{DecodedRow, DecodedSegment, Inspection, LengthBucket, SideInspection, Span, inspect};
+pub use ledger::StepAccount;
 pub use limits::{Limits, SizeError, parse_size};
 pub use manifest::{
     InputFile, MANIFEST, Manifest, ShardInfo, SourceInfo, Split, SplitInfo, TokenAccount, TokenizerInfo,
@@ -104,8 +124,9 @@ pub use shard::Row;
 pub use shuffle::Permutation;
 pub use source::{FileFormat, Mix, MixStop, OnError, QUARANTINE, Source, TextDocument};
 pub use step::{
-    Alpaca, AlpacaStyle, Chat, Dedup, Messages, Overlong, Pack, PackStrategy, Shuffle, Split as SplitStep, Step,
-    Tokenize,
+    Alpaca, AlpacaStyle, Chat, Chunk, Decontaminate, Dedup, Found, Messages, NearDedup, Normalize, Overlong, Pack,
+    PackStrategy, Quality, QualityRules, Sample, Shuffle, Side, Split as SplitStep, Step, Tokenize, Truncate,
+    UnicodeForm, WhiteSpace,
 };
 pub use texts::Texts;
 pub use tokenize::{Encoder, Tokens};
