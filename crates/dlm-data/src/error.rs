@@ -175,6 +175,17 @@ pub enum DataError {
         message: String,
     },
 
+    /// A row that a step made and that cannot be used.
+    #[error("row {row} that `{step}` made: {message}")]
+    MadeRow {
+        /// The step, as overrides name it.
+        step: String,
+        /// The row among those it made, counted from 1.
+        row: u64,
+        /// What is wrong with it.
+        message: String,
+    },
+
     /// A tokenizer that cannot be loaded or used.
     #[error(transparent)]
     Tokenizer(#[from] dlm_tokenizer::TokenizerError),
@@ -327,12 +338,13 @@ impl DataError {
             Self::Sql { .. } => {
                 "expressions are DataFusion SQL: text in single quotes, odd column names in double quotes"
             }
+            Self::MadeRow { .. } => "leave such rows out with `where` in the query, or with a `filter` step behind it",
             Self::Row { .. } => "leave such rows out with a `filter` step, or correct the file",
             Self::NoPadding { .. } | Self::NoEnd { .. } => {
                 "name one in the tokenizer's `tokenizer_config.json`: `pad_token`, `eos_token`"
             }
             Self::NoTemplate { .. } => "put a `chat_template.jinja` beside the tokenizer, or use `format = \"alpaca\"`",
-            Self::Memory { .. } => "raise the memory limit, or lower `pack.window`",
+            Self::Memory { .. } => "raise the memory limit, or lower `pack.window` or `dedup.near.bands`",
             Self::Empty { .. } => "look at the `filter` steps and at the column that is tokenized",
             Self::Occupied { .. } => "choose another output folder, or ask for it to be overwritten",
             Self::Busy { .. } => "wait for it to end, or choose another output folder",

@@ -1,4 +1,4 @@
-//! SQL functions of our own: content hashes, shuffle keys, the side of the validation split.
+//! SQL functions of our own: content hashes, sample and shuffle keys, the side of the validation split.
 
 use crate::{
     shuffle::keyed,
@@ -6,9 +6,9 @@ use crate::{
 };
 use datafusion::{
     arrow::{
-        array::{Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Int64Array, UInt64Array},
+        array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, UInt64Array},
         datatypes::{DataType, Field, Int32Type, Int64Type},
-        row::{RowConverter, SortField},
+        row::{Row, RowConverter, SortField},
     },
     error::{DataFusionError, Result},
     logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf},
@@ -16,20 +16,26 @@ use datafusion::{
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-/// `content_hash(a, b, ...)`: 128 bits that equal values of these types share and different ones do not.
-pub(crate) fn content_hash(types: Vec<DataType>) -> ScalarUDF {
-    const BYTES: i32 = 16;
-    let fields: Vec<SortField> = types.iter().cloned().map(SortField::new).collect();
-    let hash = move |columns: &[ColumnarValue]| -> Result<ColumnarValue> {
-        let columns = ColumnarValue::values_to_arrays(columns)?;
-        let rows = RowConverter::new(fields.clone())?.convert_columns(&columns)?;
-        let hashes = rows.iter().map(|row| {
-            let hash = Sha256::digest(row.data());
-            <[u8; BYTES as usize]>::try_from(&hash[..BYTES as usize]).expect("a SHA-256 has 32 bytes")
-        });
-        Ok(ColumnarValue::Array(Arc::new(FixedSizeBinaryArray::try_from_iter(hashes)?)))
+/// 128 bits for each row that equal values of the same types share and different ones do not.
+pub(crate) fn content_hashes(columns: &[ArrayRef]) -> Result<Vec<u128>> {
+    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+    let rows = RowConverter::new(fields)?.convert_columns(columns)?;
+    let hash = |row: Row| {
+        let hash = Sha256::digest(row.data());
+        u128::from_le_bytes(hash[..16].try_into().expect("a SHA-256 has 32 bytes"))
     };
-    create_udf("content_hash", types, DataType::FixedSizeBinary(BYTES), Volatility::Immutable, Arc::new(hash))
+    Ok(rows.iter().map(hash).collect())
+}
+
+/// `sample_key(a, b, ...)`: a number that depends on the values and the seed alone.
+pub(crate) fn sample_key(types: Vec<DataType>, seed: u64) -> ScalarUDF {
+    let key = move |columns: &[ColumnarValue]| -> Result<ColumnarValue> {
+        let columns = ColumnarValue::values_to_arrays(columns)?;
+        let hashes = content_hashes(&columns)?;
+        let key = |hash: u128| keyed(seed, hash as u64); // 64 of its bits are random enough
+        Ok(ColumnarValue::Array(Arc::new(UInt64Array::from_iter_values(hashes.into_iter().map(key)))))
+    };
+    create_udf(&format!("sample_key_{seed}"), types, DataType::UInt64, Volatility::Immutable, Arc::new(key))
 }
 
 /// `shuffle_key(row)`: a number whose order is random and depends on the seed.

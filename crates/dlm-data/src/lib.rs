@@ -45,25 +45,37 @@ mod answer;
 mod answer_tail;
 pub mod axolotl;
 mod batch;
+mod builder;
 mod chat;
 mod chat_options;
 mod chat_stage;
 mod checkpoint;
 mod cursor;
+mod cut;
+mod decontaminate;
 mod error;
+mod exact_dedup;
 mod explain;
 mod first_fit;
 mod functions;
 mod group_cache;
+mod hold;
 mod hold_out;
 mod inspect;
 mod journal;
 mod leak;
+mod ledger;
 mod limits;
+mod lower_rows;
 mod manifest;
+mod memory;
 mod messages;
+mod minhash;
 mod mixture;
+mod near_dedup;
+mod normalize;
 mod number;
+mod order;
 mod overrides;
 mod pack;
 mod packing;
@@ -71,11 +83,14 @@ mod pipeline;
 mod plan;
 mod prepare;
 mod prepared;
+mod quality;
 mod read_ahead;
 mod reader;
 mod remote;
 mod row;
 mod row_check;
+mod row_stages;
+mod sample;
 mod scan;
 mod shard;
 mod shard_file;
@@ -84,14 +99,18 @@ mod shard_writer;
 mod shuffle;
 mod source;
 mod spelling;
+mod sql;
 mod stage;
 mod step;
 mod suggest;
+mod text_functions;
+mod text_stats;
 mod texts;
 mod tokenize;
 mod unigram;
 mod validate;
 mod wording;
+mod words;
 mod workshop;
 mod writer;
 
@@ -111,6 +130,7 @@ pub use inspect::{
     DecodedRow, DecodedSegment, FillBucket, InspectOptions, Inspection, LengthBucket, Lengths, SideInspection, Span,
     inspect,
 };
+pub use ledger::StepAccount;
 pub use limits::{Limits, SizeError, parse_size};
 pub use manifest::{
     InputFile, MANIFEST, Manifest, ShardInfo, SourceInfo, Split, SplitInfo, TokenAccount, TokenizerInfo,
@@ -127,7 +147,10 @@ pub use row_check::Fault;
 pub use shard::Row;
 pub use shuffle::Permutation;
 pub use source::{FileFormat, Mix, MixStop, OnError, QUARANTINE, Source, TextDocument};
-pub use step::{Dedup, Overlong, Pack, PackStrategy, Shuffle, Split as SplitStep, Step, Tokenize};
+pub use step::{
+    Chunk, Decontaminate, Dedup, Found, NearDedup, Normalize, Overlong, Pack, PackStrategy, Quality, QualityRules,
+    Sample, Shuffle, Side, Split as SplitStep, Step, Tokenize, Truncate, UnicodeForm, WhiteSpace,
+};
 pub use texts::Texts;
 pub use tokenize::{Encoder, Tokens};
 pub use unigram::unigram_entropy;

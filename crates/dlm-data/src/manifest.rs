@@ -3,6 +3,7 @@
 use crate::{
     answer_tail::AnswerTail,
     error::{DataError, Result, reading},
+    ledger::StepAccount,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -138,6 +139,9 @@ pub struct TokenAccount {
     /// Tokens that steps added to documents after they were tokenized, by the step's reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub added_tokens: BTreeMap<String, u64>,
+    /// What each step before `tokenize` left of the rows, behind the last `limit`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepAccount>,
 }
 
 impl TokenAccount {

@@ -15,7 +15,9 @@ pub struct Fragment {
     pub document: i64,
     /// A second name of the document, for whoever has one: see [`Packer::push_keyed`].
     pub key: i64,
-    /// Where the piece begins in its document, in tokens.
+    /// Where the part of a document that was packed begins in the whole, in tokens: 0 unless a step has cut it.
+    pub first: i64,
+    /// Where the piece begins in that part.
     pub offset: i64,
     /// Token ids.
     pub ids: Vec<i32>,
@@ -98,11 +100,12 @@ impl Packer {
     /// When there are not as many labels as ids.
     pub fn push(&mut self, document: i64, ids: &[i32], labels: &[i32]) -> (Vec<PackedRow>, bool) {
         let mut finished = Vec::new();
-        let dropped = self.push_keyed(document, document, ids, labels, &mut finished);
+        let dropped = self.push_keyed(document, document, 0, ids, labels, &mut finished);
         (finished, dropped)
     }
 
-    /// As [`push`](Self::push), with a second name for the document, unique among all, where `document` need not be.
+    /// As [`push`](Self::push), with a second name for the document, unique among all, where `document` need not be, and the place
+    /// where the tokens begin in the document, where a step has cut it.
     ///
     /// # Panics
     /// When there are not as many labels as ids.
@@ -110,6 +113,7 @@ impl Packer {
         &mut self,
         document: i64,
         key: i64,
+        first: i64,
         ids: &[i32],
         labels: &[i32],
         finished: &mut Vec<PackedRow>,
@@ -124,7 +128,7 @@ impl Packer {
             let end = ids.len().min(start + self.longest_piece());
             let offset = i64::try_from(start).expect("a document fits in memory");
             let (ids, labels) = (ids[start..end].to_vec(), labels[start..end].to_vec());
-            self.place(Fragment { document, key, offset, ids, labels }, finished);
+            self.place(Fragment { document, key, first, offset, ids, labels }, finished);
             start = end;
         }
         false
@@ -233,7 +237,7 @@ impl Packer {
             row.segment_ids.resize(row.ids.len(), segment);
             row.position_ids.extend((0..).take(fragment.ids.len()));
             row.document_ids.push(fragment.document);
-            row.document_offsets.push(fragment.offset);
+            row.document_offsets.push(fragment.first + fragment.offset);
             row.pieces.push(fragment.piece());
         }
         row.position_ids.extend((0..).take(len - row.ids.len()));
@@ -323,7 +327,7 @@ mod tests {
             let fragment = |piece: &Piece| {
                 let ids = document(piece.document)[piece.offset..piece.offset + piece.len].to_vec();
                 let (document, offset) = (piece.document, piece.offset as i64);
-                Fragment { document, key: document, offset, labels: ids.clone(), ids }
+                Fragment { document, key: document, first: 0, offset, labels: ids.clone(), ids }
             };
             let fragments = |pieces: &Vec<Piece>| pieces.iter().map(fragment).collect::<Vec<_>>();
             let mut restored = Packer::new(options, -1);

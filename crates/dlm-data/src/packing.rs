@@ -4,6 +4,7 @@ use crate::{
     account::Account,
     answer::is_target,
     checkpoint::{Checkpoint, Note, Notes, Packed, Resume, Resumed, SideState, key, number_of},
+    cut::OFFSET,
     error::{DataError, Result},
     number::NUMBER,
     pack::{Fragment, PackedRow, Packer, Piece},
@@ -112,6 +113,8 @@ struct Packing {
 /// A document that is needed again.
 struct Document {
     row: i64,
+    /// Where it begins in the row that it was cut from.
+    first: i64,
     ids: Vec<i32>,
     labels: Vec<i32>,
 }
@@ -193,7 +196,9 @@ impl Packing {
         let numbers = batch[NUMBER].as_primitive::<Int64Type>();
         let (ids, labels) = (batch[INPUT_IDS].as_list::<i32>(), batch[LABELS].as_list::<i32>());
         let validation = batch.column_by_name(VALIDATION).map(AsArray::as_boolean);
+        let offsets = batch.column_by_name(OFFSET).map(|column| column.as_primitive::<Int64Type>());
         for i in 0..batch.num_rows() {
+            let first = offsets.map_or(0, |offsets| offsets.value(i));
             let (ids, labels) = (ids.value(i), labels.value(i));
             let (ids, labels) = (ids.as_primitive::<Int32Type>().values(), labels.as_primitive::<Int32Type>().values());
             let exists = |id: &&i32| usize::try_from(**id).is_ok_and(|id| id < self.stage.vocab_size);
@@ -205,12 +210,12 @@ impl Packing {
             let key = self
                 .key(numbers.value(i))
                 .ok_or_else(|| self.stage.rows.error(rows.value(i), "it was cut into more than a million documents"))?;
-            if self.is_restoring && self.keep_for_restoring(key, rows.value(i), ids, labels) {
+            if self.is_restoring && self.keep_for_restoring(key, (rows.value(i), first), ids, labels) {
                 continue;
             }
             self.restore(finished)?;
             let side = usize::from(validation.is_some_and(|validation| validation.value(i)));
-            let dropped = self.packers[side].push_keyed(rows.value(i), key, ids, labels, &mut finished[side]);
+            let dropped = self.packers[side].push_keyed(rows.value(i), key, first, ids, labels, &mut finished[side]);
             let tokens = ids.len() as u64;
             self.packed.tokens += tokens;
             self.packed.overlong_documents += u64::from(dropped);
@@ -237,12 +242,12 @@ impl Packing {
     }
 
     /// Takes a document that was packed before the kill; says no to the first that was not.
-    fn keep_for_restoring(&mut self, key: i64, row: i64, ids: &[i32], labels: &[i32]) -> bool {
+    fn keep_for_restoring(&mut self, key: i64, (row, first): (i64, i64), ids: &[i32], labels: &[i32]) -> bool {
         let Some(resumed) = self.stage.resume.get().filter(|resumed| key < resumed.checkpoint.next_key) else {
             return false;
         };
         if resumed.needs_key(key) {
-            self.wanted.insert(key, Document { row, ids: ids.to_vec(), labels: labels.to_vec() });
+            self.wanted.insert(key, Document { row, first, ids: ids.to_vec(), labels: labels.to_vec() });
         }
         true
     }
@@ -296,6 +301,7 @@ fn fragment(piece: &Piece, documents: &HashMap<i64, Document>, resumed: &Resumed
     Ok(Fragment {
         document: document.row,
         key: piece.document,
+        first: document.first,
         offset: i64::try_from(piece.offset).expect("a document fits in memory"),
         ids: document.ids[piece.offset..end].to_vec(),
         labels: document.labels[piece.offset..end].to_vec(),

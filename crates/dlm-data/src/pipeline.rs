@@ -177,7 +177,7 @@ impl Pipeline {
     /// Keeps the first of the rows that are equal in these columns; with none named, in all.
     #[must_use]
     pub fn dedup<T: Into<String>>(self, on: impl IntoIterator<Item = T>) -> Self {
-        self.step(Step::Dedup(Dedup { on: on.into_iter().map(Into::into).collect() }))
+        self.step(Step::Dedup(Dedup { on: on.into_iter().map(Into::into).collect(), near: None }))
     }
 
     /// Makes a conversation out of columns.
@@ -261,6 +261,14 @@ impl Pipeline {
         })
     }
 
+    /// The split step, if there is one.
+    pub(crate) fn split_step(&self) -> Option<&Split> {
+        self.step.iter().find_map(|step| match step {
+            Step::Split(split) => Some(split),
+            _ => None,
+        })
+    }
+
     /// The pack step, if there is one.
     pub(crate) fn pack_step(&self) -> Option<&Pack> {
         self.step.iter().find_map(|step| match step {
@@ -299,6 +307,7 @@ impl Pipeline {
         if position("pack").is_some_and(|pack| pack + 1 < self.step.len()) {
             return Err(DataError::pipeline("the step `pack` is the last one"));
         }
+        crate::order::check(&self.step)?;
         self.step.iter().try_for_each(check_values)
     }
 }

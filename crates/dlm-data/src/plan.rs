@@ -10,16 +10,20 @@ use crate::{
     chat_options::Chat,
     chat_stage::{CHAT, ChatStage},
     checkpoint::{Notes, Packed, Resume},
+    cut::Cut,
     error::{DataError, Result},
-    functions::{content_hash, is_validation, shuffle_key},
+    functions::is_validation,
+    ledger::Ledger,
     number::{NUMBER, NumberStage},
     packing::{PackStage, require},
     pipeline::Pipeline,
     remote,
     scan::{RowMap, SourcesTable},
     source::{self, SourceFile, Sources},
+    sql::refuse_volatile,
     stage::{Stage, StageNode, StageQueryPlanner},
-    step::{Dedup, Pack, Split, Step, Tokenize},
+    step::{Pack, Split, Step, Tokenize},
+    text_functions::text_functions,
     tokenize::{Encoder, INPUT_IDS, TokenizeStage, signed},
 };
 use datafusion::{
@@ -29,8 +33,7 @@ use datafusion::{
     dataframe::DataFrame,
     datasource::provider_as_source,
     execution::{SessionStateBuilder, memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder},
-    functions_window::expr_fn::row_number,
-    logical_expr::{Expr, ExprFunctionExt, ExprSchemable, Extension, LogicalPlan, LogicalPlanBuilder, col, lit},
+    logical_expr::{Expr, ExprSchemable, Extension, LogicalPlan, LogicalPlanBuilder},
     prelude::{SessionConfig, SessionContext},
 };
 use dlm_tokenizer::Tokenizer;
@@ -44,8 +47,6 @@ use std::{
 pub(crate) const ROW: &str = "__row";
 /// True for documents of the validation side.
 pub(crate) const VALIDATION: &str = "__validation";
-/// The number of a row among equal ones.
-const COPY: &str = "__copy";
 /// Rows in a batch of short rows.
 const BATCH_ROWS: u64 = 1024;
 /// Bytes in a batch of long rows, roughly.
@@ -88,6 +89,10 @@ pub(crate) struct Plan {
     pub(crate) frame: DataFrame,
     pub(crate) files: Vec<SourceFile>,
     pub(crate) sources: Arc<Sources>,
+    /// Files that decide about the rows and are no source of them.
+    pub(crate) reference_files: Vec<SourceFile>,
+    /// What the steps left of the rows.
+    pub(crate) ledger: Arc<Ledger>,
     pub(crate) rows: u64,
     pub(crate) account: Arc<Account>,
     pub(crate) tokenizer: Option<Arc<Tokenizer>>,
@@ -122,24 +127,25 @@ pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) ->
     let rows_read = Arc::default();
     let mut lowering = Lowering::begin(pipeline, resources, &sources, &rows_read)?;
     let mut columns = vec![lowering.schema()];
-    let mut steps = pipeline.step.iter();
+    let mut steps = pipeline.step.iter().enumerate();
     match until {
         Until::Packed => {
             if pipeline.tokenize_step().is_none() || pipeline.pack_step().is_none() {
                 return Err(DataError::pipeline("prepared data needs the steps `tokenize` and `pack`"));
             }
             let numbered = numbered_before(&pipeline.step);
-            for (i, step) in steps.enumerate() {
+            for (i, step) in steps {
                 if i == numbered {
                     lowering.number(step)?;
                 }
-                lowering.step(step)?;
+                lowering.step(i, step)?;
                 columns.push(lowering.schema());
             }
         }
         Until::Text => {
-            let before = |step: &&Step| !matches!(step, Step::Chat(_) | Step::Tokenize(_) | Step::Pack(_));
-            steps.by_ref().take_while(before).try_for_each(|step| lowering.step(step))?;
+            let before =
+                |(_, step): &(usize, &Step)| !matches!(step, Step::Chat(_) | Step::Tokenize(_) | Step::Pack(_));
+            steps.by_ref().take_while(before).try_for_each(|(at, step)| lowering.step(at, step))?;
             let column = pipeline.tokenize_step().map_or("text", |step| step.column.as_str());
             require("texts", &lowering.schema(), column)?;
             lowering.frame = lowering.frame.select(vec![name(column)]).map_err(planning("texts"))?;
@@ -150,6 +156,8 @@ pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) ->
         files: sources.files().cloned().collect(),
         rows: sources.rows(),
         sources,
+        reference_files: lowering.reference_files,
+        ledger: lowering.ledger,
         account: lowering.account,
         tokenizer: lowering.tokenizer,
         pad_id: lowering.pad_id,
@@ -162,20 +170,22 @@ pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) ->
 }
 
 /// A plan under construction.
-struct Lowering<'a> {
-    pipeline: &'a Pipeline,
-    resources: &'a Resources,
-    frame: DataFrame,
-    /// What the rows are ordered by, for steps that have to restore the order.
-    order: Expr,
-    rows: Arc<RowMap>,
-    account: Arc<Account>,
+pub(crate) struct Lowering<'a> {
+    pub(crate) pipeline: &'a Pipeline,
+    pub(crate) resources: &'a Resources,
+    pub(crate) frame: DataFrame,
+    /// The number of the step at work.
+    pub(crate) at: usize,
+    pub(crate) rows: Arc<RowMap>,
+    pub(crate) account: Arc<Account>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) reference_files: Vec<SourceFile>,
     tokenizer: Option<Arc<Tokenizer>>,
     pad_id: Option<i32>,
     /// The formats of conversations, once there are any.
     chats: Vec<Chat>,
+    /// The split, until it is done.
     split: Option<Split>,
-    is_tokenized: bool,
     resume: Arc<Resume>,
     notes: Notes,
     packed: Arc<Mutex<Packed>>,
@@ -198,54 +208,63 @@ impl<'a> Lowering<'a> {
             pipeline,
             resources,
             frame,
-            order: name(ROW),
+            at: 0,
             rows,
             account: Arc::default(),
+            ledger: Arc::default(),
+            reference_files: Vec::new(),
             tokenizer: None,
             pad_id: None,
             chats: Vec::new(),
-            split: None,
-            is_tokenized: false,
+            split: pipeline.split_step().cloned(),
             resume: Arc::default(),
             notes: Arc::default(),
             packed: Arc::default(),
         })
     }
 
-    fn step(&mut self, step: &Step) -> Result<()> {
+    fn step(&mut self, at: usize, step: &Step) -> Result<()> {
+        self.at = at;
         match step {
             Step::Filter(expression) => self.filter(expression),
             Step::Select(expressions) => self.select(expressions),
+            Step::Rename(names) => self.rename(names),
+            Step::Map(columns) => self.map(columns),
+            Step::Sql(query) => self.sql(query),
+            Step::Limit(rows) => self.limit(*rows),
+            Step::Sample(sample) => self.sample(sample),
+            Step::Normalize(normalize) => self.normalize(normalize),
+            Step::Quality(quality) => self.quality(quality),
             Step::Dedup(dedup) => self.dedup(dedup),
-            Step::Shuffle(shuffle) => {
-                self.order = shuffle_key(shuffle).call(vec![name(ROW)]);
-                self.sort("shuffle")
-            }
-            Step::Split(_) if self.schema().column_with_name(VALIDATION).is_some() => Ok(()),
-            Step::Split(split) => {
-                self.split = Some(split.clone());
-                self.mark_validation()
-            }
+            Step::Decontaminate(decontaminate) => self.decontaminate(decontaminate),
+            Step::Shuffle(shuffle) => self.shuffle(shuffle),
+            Step::Split(_) => Ok(()), // wherever it is written, it is done once there are tokens to decide by
             Step::Chat(chat) => self.chat(Some(chat)),
             Step::Tokenize(tokenize) => self.tokenize(tokenize),
             Step::AnswerTail(tail) => self.answer_tail(tail),
+            Step::Truncate(truncate) => self.cut(Cut::Truncate(truncate.clone())),
+            Step::Chunk(chunk) => self.cut(Cut::Chunk(chunk.clone())),
             Step::Pack(pack) => self.pack(pack),
-        }
+        }?;
+        if crate::order::decides_split(&self.pipeline.step) == Some(at) { self.mark_validation() } else { Ok(()) }
     }
 
-    fn schema(&self) -> SchemaRef {
+    pub(crate) fn schema(&self) -> SchemaRef {
         Arc::clone(self.frame.schema().inner())
     }
 
-    fn parse(&self, step: &str, expression: &str) -> Result<Expr> {
+    pub(crate) fn parse(&self, step: &str, expression: &str) -> Result<Expr> {
         let parsed = self.frame.parse_sql_expr(expression);
         // DataFusion looks at types only when it optimises the whole plan, and then no longer knows the step.
         let typed = parsed.and_then(|parsed| parsed.get_type(self.frame.schema()).map(|_| parsed));
-        typed.map_err(planning(&format!("{step} `{expression}`")))
+        let step = format!("{step} `{expression}`");
+        let typed = typed.map_err(planning(&step))?;
+        refuse_volatile(&step, &typed)?;
+        Ok(typed)
     }
 
     /// Puts the frame that `change` makes in place of the frame.
-    fn change(
+    pub(crate) fn change(
         &mut self,
         step: &str,
         change: impl FnOnce(DataFrame) -> datafusion::error::Result<DataFrame>,
@@ -256,7 +275,8 @@ impl<'a> Lowering<'a> {
 
     fn filter(&mut self, expression: &str) -> Result<()> {
         let condition = self.parse("filter", expression)?;
-        self.change(&format!("filter `{expression}`"), |frame| frame.filter(condition))
+        self.change(&format!("filter `{expression}`"), |frame| frame.filter(condition))?;
+        self.tally("filter")
     }
 
     fn select(&mut self, expressions: &[String]) -> Result<()> {
@@ -267,35 +287,9 @@ impl<'a> Lowering<'a> {
         self.change("select", |frame| frame.select(columns))
     }
 
-    fn dedup(&mut self, dedup: &Dedup) -> Result<()> {
-        let schema = self.schema();
-        dedup.on.iter().try_for_each(|column| require("dedup", &schema, column))?;
-        let fields = schema.fields().iter().filter(|field| match dedup.on.as_slice() {
-            [] => !field.name().starts_with("__"),
-            on => on.contains(field.name()),
-        });
-        let (columns, types): (Vec<Expr>, Vec<_>) =
-            fields.map(|field| (name(field.name()), field.data_type().clone())).unzip();
-        let all: Vec<Expr> = schema.fields().iter().map(|field| name(field.name())).collect();
-        let copy = row_number()
-            .partition_by(vec![content_hash(types).call(columns)])
-            .order_by(vec![self.order.clone().sort(true, false)])
-            .build()
-            .map_err(planning("dedup"))?;
-        self.change("dedup", |frame| {
-            frame.window(vec![copy.alias(COPY)])?.filter(col(COPY).eq(lit(1u64)))?.select(all)
-        })?;
-        self.sort("dedup")
-    }
-
-    fn sort(&mut self, step: &str) -> Result<()> {
-        let order = vec![self.order.clone().sort(true, false)];
-        self.change(step, |frame| frame.sort(order))
-    }
-
-    /// Marks the documents of the validation side, once there are tokens to decide by.
+    /// Marks the documents of the validation side.
     fn mark_validation(&mut self) -> Result<()> {
-        match self.split.take_if(|_| self.is_tokenized) {
+        match self.split.take() {
             None => Ok(()),
             Some(split) => {
                 require("split", &self.schema(), INPUT_IDS)?;
@@ -328,6 +322,12 @@ impl<'a> Lowering<'a> {
                 self.chats.push(chat.clone());
             }
         }
+        if let (Some(step), [_, _, ..]) = (self.rows.maker(), self.chats.as_slice()) {
+            return Err(DataError::pipeline(format!(
+                "behind `{step}` no row has a source any more, so that sources cannot have a `chat` of their own: \
+                 use one step `chat`"
+            )));
+        }
         let base = &self.pipeline.base;
         let format = |chat: &Chat| ChatFormat::new(chat, Arc::clone(&tokenizer), base);
         self.add(ChatStage {
@@ -354,7 +354,7 @@ impl<'a> Lowering<'a> {
         self.add(NumberStage { input: self.schema(), resume: Arc::clone(&self.resume) })
     }
 
-    fn is_numbered(&self) -> bool {
+    pub(crate) fn is_numbered(&self) -> bool {
         self.schema().column_with_name(NUMBER).is_some()
     }
 
@@ -370,7 +370,6 @@ impl<'a> Lowering<'a> {
             [] => vec![encoder(None)?],
             chats => chats.iter().map(|chat| encoder(Some(chat))).collect::<Result<_>>()?,
         };
-        self.is_tokenized = true;
         self.add(TokenizeStage {
             step: step.clone(),
             text,
@@ -379,22 +378,12 @@ impl<'a> Lowering<'a> {
             account: Arc::clone(&self.account),
             is_numbered: self.is_numbered(),
             threads: self.resources.threads,
-        })?;
-        self.mark_validation()
+        })
     }
 
     fn answer_tail(&mut self, tail: &AnswerTail) -> Result<()> {
         for column in [INPUT_IDS, crate::tokenize::LABELS] {
             require("answer_tail", &self.schema(), column)?;
-        }
-        // Equal documents may get different tails, and still have to stand on one side.
-        if let Some(split) = self.pipeline.step.iter().find_map(|step| match step {
-            Step::Split(split) => Some(split),
-            _ => None,
-        }) && self.schema().column_with_name(VALIDATION).is_none()
-        {
-            self.split = Some(split.clone());
-            self.mark_validation()?;
         }
         let tokenize =
             self.pipeline.tokenize_step().ok_or_else(|| DataError::pipeline("`answer_tail` needs `tokenize`"))?;
@@ -455,7 +444,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// Puts a node of ours on top.
-    fn add(&mut self, stage: impl Stage + 'static) -> Result<()> {
+    pub(crate) fn add(&mut self, stage: impl Stage + 'static) -> Result<()> {
         let step = stage.name();
         let (state, input) = self.frame.clone().into_parts();
         let node = StageNode::new(Arc::new(stage), input).map_err(planning(step))?;
@@ -495,15 +484,17 @@ fn session(pool: usize, batch_rows: usize) -> Result<SessionContext> {
         .with_default_features()
         .with_query_planner(Arc::new(StageQueryPlanner))
         .build();
-    Ok(SessionContext::new_with_state(state))
+    let context = SessionContext::new_with_state(state);
+    text_functions().into_iter().for_each(|function| context.register_udf(function));
+    Ok(context)
 }
 
 /// A column by its exact name.
-fn name(column: &str) -> Expr {
+pub(crate) fn name(column: &str) -> Expr {
     Expr::Column(Column::from_name(column))
 }
 
-fn planning(step: &str) -> impl FnOnce(datafusion::error::DataFusionError) -> DataError + use<> {
+pub(crate) fn planning(step: &str) -> impl FnOnce(datafusion::error::DataFusionError) -> DataError + use<> {
     let step = step.to_owned();
     move |error| DataError::from_datafusion(error, &step)
 }

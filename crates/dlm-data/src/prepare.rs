@@ -114,7 +114,7 @@ pub async fn prepare(
     let folder = output_folder(pipeline, options)?;
     let plan = lower(pipeline, &options.resources, Until::Packed)?;
     let tokenizer = plan.tokenizer.clone().expect("a pipeline to packed rows has a tokenizer");
-    let fingerprint = source::fingerprint(&plan.files)?;
+    let fingerprint = source::fingerprint(&[plan.files.as_slice(), &plan.reference_files].concat())?;
     // What the machine may use decides nothing about the bytes.
     let lasting = Pipeline { resources: Limits::default(), ..pipeline.without_secrets() };
     let (text, hash) = (lasting.to_toml()?, pipeline_hash(&lasting, &tokenizer)?);
@@ -271,6 +271,7 @@ async fn run(plan: &Plan, writer: &WriterThread, mut report: impl FnMut()) -> Re
 fn account(pipeline: &Pipeline, plan: &Plan, written: u64) -> Result<TokenAccount> {
     let packed = *plan.packed.lock().unwrap_or_else(PoisonError::into_inner);
     let mut account = plan.account.close(plan.rows);
+    account.steps = plan.ledger.accounts();
     account.dropped_overlong_documents = packed.overlong_documents;
     account.dropped_overlong_tokens = packed.overlong_tokens;
 

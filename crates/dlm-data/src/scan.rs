@@ -33,12 +33,27 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct RowMap {
     sources: Arc<Sources>,
+    /// The step that made the rows, where they are none of a file.
+    made_by: Option<String>,
 }
 
 impl RowMap {
+    /// The rows that a step made out of these.
+    pub(crate) fn made_by(&self, step: &str) -> Self {
+        Self { sources: Arc::clone(&self.sources), made_by: Some(step.to_owned()) }
+    }
+
+    /// The step that made the rows, where they are none of a file.
+    pub(crate) fn maker(&self) -> Option<&str> {
+        self.made_by.as_deref()
+    }
+
     /// The error for a row that cannot be used, by its number over all sources.
     pub(crate) fn error(&self, row: i64, message: impl Into<String>) -> DataError {
         let (file, within) = self.find(row);
+        if let Some(step) = &self.made_by {
+            return DataError::MadeRow { step: step.clone(), row: within + 1, message: message.into() };
+        }
         let path = file.map(SourceFile::shown).unwrap_or_default();
         DataError::Row { path, row: within + 1, message: message.into() }
     }
@@ -76,6 +91,9 @@ impl RowMap {
     /// The file of a row, and its number in it.
     fn find(&self, row: i64) -> (Option<&SourceFile>, u64) {
         let mut within = u64::try_from(row).unwrap_or(0);
+        if self.made_by.is_some() {
+            return (None, within);
+        }
         let source = match &self.sources.mixture {
             // The draws are repeated up to the one that gave the row.
             Some(mixture) => mixture.draws().nth(usize::try_from(within).unwrap_or(usize::MAX)).map(|(source, row)| {
@@ -117,7 +135,7 @@ impl SourcesTable {
 
     /// Where the rows come from.
     pub(crate) fn row_map(&self) -> RowMap {
-        RowMap { sources: Arc::clone(&self.sources) }
+        RowMap { sources: Arc::clone(&self.sources), made_by: None }
     }
 }
 

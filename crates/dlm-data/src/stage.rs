@@ -1,5 +1,6 @@
 //! Steps that SQL does not have, as nodes of a DataFusion plan: chat, tokenize, pack.
 
+use crate::hold::HoldExec;
 use async_trait::async_trait;
 use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef},
@@ -13,7 +14,7 @@ use datafusion::{
     },
     physical_expr::{EquivalenceProperties, PhysicalExpr},
     physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
+        DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, Partitioning, PlanProperties,
         execution_plan::{Boundedness, EmissionType},
         stream::RecordBatchReceiverStreamBuilder,
     },
@@ -25,7 +26,7 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     pin::pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 /// What a node of ours does with a stream of rows.
@@ -38,6 +39,11 @@ pub(crate) trait Stage: fmt::Debug + Send + Sync {
 
     /// The columns that come out.
     fn schema(&self) -> SchemaRef;
+
+    /// Where the plan of what is below is kept, when that has to be planned by itself.
+    fn held(&self) -> Option<&OnceLock<Arc<dyn ExecutionPlan>>> {
+        None
+    }
 
     /// Does it. Rows come in order and leave in order.
     fn run(
@@ -199,6 +205,10 @@ impl ExecutionPlan for StageExec {
         vec![true]
     }
 
+    fn required_input_distribution(&self) -> Vec<Distribution> {
+        vec![Distribution::SinglePartition]
+    }
+
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
         vec![false]
     }
@@ -243,12 +253,25 @@ impl ExtensionPlanner for StagePlanner {
         &self,
         _planner: &dyn PhysicalPlanner,
         node: &dyn UserDefinedLogicalNode,
-        _logical_inputs: &[&LogicalPlan],
+        logical_inputs: &[&LogicalPlan],
         physical_inputs: &[Arc<dyn ExecutionPlan>],
-        _session: &dyn Session,
+        session: &dyn Session,
         _context: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let stage = node.as_any().downcast_ref::<StageNode>().map(|node| Arc::clone(&node.stage));
+        if let Some(held) = stage.as_ref().and_then(|stage| stage.held())
+            && let [input] = logical_inputs
+        {
+            // What is below a barrier is planned on the way to it as well: once is enough.
+            let plan = match held.get() {
+                Some(plan) => Arc::clone(plan),
+                None => {
+                    let plan = session.create_physical_plan(input).await?;
+                    Arc::clone(held.get_or_init(|| plan))
+                }
+            };
+            return Ok(Some(Arc::new(HoldExec::new(plan))));
+        }
         let plan = stage.zip(physical_inputs.first()).map(|(stage, input)| StageExec::new(stage, Arc::clone(input)));
         Ok(plan.map(|plan| Arc::new(plan) as Arc<dyn ExecutionPlan>))
     }
