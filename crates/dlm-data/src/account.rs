@@ -32,8 +32,6 @@ struct Ledger {
     settled: Totals,
     /// What happened to documents whose turn in `settled` has not come.
     open: Vec<(i64, Event)>,
-    /// Rows that steps left out, by reason.
-    dropped_rows: BTreeMap<String, u64>,
     /// What happened to documents before they were numbered.
     unnumbered: Totals,
 }
@@ -69,15 +67,6 @@ impl Account {
         ledger.start = start;
     }
 
-    /// Counts rows that a step before `chat` and `tokenize` left out; `reason` is the step, and what in it decided:
-    /// `filter`, `quality: too few words`.
-    #[allow(dead_code)] // for steps that leave rows out themselves
-    pub(crate) fn dropped_rows(&self, reason: &str, rows: u64) {
-        if rows > 0 {
-            *self.ledger().dropped_rows.entry(reason.to_owned()).or_default() += rows;
-        }
-    }
-
     /// Counts the documents of a batch that was tokenized, by their lengths in tokens.
     pub(crate) fn tokenized(&self, batch: &RecordBatch, lengths: &[usize]) {
         let tokens = |length: &usize| *length as u64;
@@ -88,7 +77,6 @@ impl Account {
     }
 
     /// Counts tokens that a step behind `tokenize` removed: `(row in the batch, tokens)`. A document without tokens counts too.
-    #[allow(dead_code)] // for steps that shorten documents
     pub(crate) fn dropped_tokens(
         &self,
         batch: &RecordBatch,
@@ -137,7 +125,6 @@ impl Account {
             documents: totals.documents,
             tokens: totals.tokens,
             dropped_empty_documents: totals.empty_documents,
-            dropped_rows: ledger.dropped_rows.clone(),
             dropped_tokens: totals.dropped_tokens,
             added_tokens: totals.added_tokens,
             ..TokenAccount::default()

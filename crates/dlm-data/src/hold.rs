@@ -7,7 +7,7 @@ use crate::stage::Stage;
 use datafusion::{
     arrow::datatypes::SchemaRef,
     common::tree_node::TreeNodeRecursion,
-    error::Result,
+    error::{DataFusionError, Result},
     execution::{SendableRecordBatchStream, TaskContext},
     physical_expr::{EquivalenceProperties, PhysicalExpr},
     physical_plan::{
@@ -17,7 +17,7 @@ use datafusion::{
         stream::RecordBatchStreamAdapter,
     },
 };
-use futures::{TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use std::{
     fmt,
     sync::{Arc, OnceLock},
@@ -108,12 +108,11 @@ impl ExecutionPlan for HoldExec {
     }
 
     fn execute(&self, _partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let held = Arc::clone(&self.held);
-        let partitions = stream::iter((0..held.output_partitioning().partition_count()).map(Ok));
-        let rows = partitions.and_then(move |partition| {
-            let rows = held.execute(partition, Arc::clone(&context));
-            async move { rows }
-        });
+        // All at once: a sort asks for its share of the memory here, and one that asked only when its first row comes would find
+        // all of it with the sort below.
+        let partitions = 0..self.held.output_partitioning().partition_count();
+        let rows = partitions.map(|partition| self.held.execute(partition, Arc::clone(&context)));
+        let rows = stream::iter(rows.collect::<Result<Vec<_>>>()?).map(Ok::<_, DataFusionError>);
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows.try_flatten())))
     }
 }

@@ -130,9 +130,6 @@ pub struct TokenAccount {
     pub dropped_overlong_tokens: u64,
     /// Tokens of documents that a step behind `tokenize` removed.
     pub dropped_filtered_tokens: u64,
-    /// Rows that steps left out, by the step's reason.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub dropped_rows: BTreeMap<String, u64>,
     /// Tokens that steps cut off documents, by the step's reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dropped_tokens: BTreeMap<String, u64>,

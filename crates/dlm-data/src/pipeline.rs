@@ -261,6 +261,16 @@ impl Pipeline {
         })
     }
 
+    /// How many sorts the steps make.
+    pub(crate) fn sorts(&self) -> usize {
+        let sorts = |step: &Step| match step {
+            Step::Shuffle(_) | Step::Sql(_) => 1,
+            Step::Sample(sample) if sample.count.is_some() => 2,
+            _ => 0,
+        };
+        self.step.iter().map(sorts).sum()
+    }
+
     /// The split step, if there is one.
     pub(crate) fn split_step(&self) -> Option<&Split> {
         self.step.iter().find_map(|step| match step {

@@ -52,6 +52,9 @@ const BATCH_ROWS: u64 = 1024;
 /// Bytes in a batch of long rows, roughly.
 const BATCH_BYTES: u64 = 1 << 20;
 
+/// What a merge reserves for a file that it reads: two batches, twice.
+const MERGE_STREAM_BYTES: usize = 4 << 20;
+
 /// How much of the machine a pipeline may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resources {
@@ -122,7 +125,7 @@ pub(crate) enum Until {
 pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) -> Result<Plan> {
     pipeline.check()?;
     // The expressions of a source's `columns` are those of steps.
-    let expressions = session(resources.pool(pipeline), 1)?;
+    let expressions = session(resources.pool(pipeline), 1, 0)?;
     let sources = Arc::new(source::open(pipeline, &expressions, resources.threads)?);
     let rows_read = Arc::default();
     let mut lowering = Lowering::begin(pipeline, resources, &sources, &rows_read)?;
@@ -198,7 +201,7 @@ impl<'a> Lowering<'a> {
         sources: &Arc<Sources>,
         rows_read: &Arc<AtomicU64>,
     ) -> Result<Self> {
-        let context = session(resources.pool(pipeline), batch_rows(sources.files()))?;
+        let context = session(resources.pool(pipeline), batch_rows(sources.files()), pipeline.sorts())?;
         let table = SourcesTable::new(Arc::clone(sources), Arc::clone(rows_read));
         let rows = Arc::new(table.row_map());
         let source = provider_as_source(Arc::new(table) as Arc<dyn TableProvider>);
@@ -470,7 +473,11 @@ fn batch_rows<'a>(files: impl Iterator<Item = &'a SourceFile>) -> usize {
 }
 
 /// A DataFusion session within these resources.
-fn session(pool: usize, batch_rows: usize) -> Result<SessionContext> {
+///
+/// Sorts that follow each other are at work at once: the one merges what it spilled while the next one collects. A merge takes all
+/// memory there is for its streams, so their number is bounded, and half of the memory stays for the others.
+fn session(pool: usize, batch_rows: usize, sorts: usize) -> Result<SessionContext> {
+    let streams = (pool / 2 / sorts.max(1) / MERGE_STREAM_BYTES).max(2);
     let mut config = SessionConfig::new()
         .with_target_partitions(1)
         .with_batch_size(batch_rows)
@@ -478,6 +485,7 @@ fn session(pool: usize, batch_rows: usize) -> Result<SessionContext> {
     // Column names are what the files say: `Answer` is not `answer`.
     config.options_mut().sql_parser.enable_ident_normalization = false;
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(pool)));
+    let runtime = runtime.with_max_spill_merge_fan_in(streams);
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime.build_arc().map_err(planning("the session"))?)

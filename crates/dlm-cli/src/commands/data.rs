@@ -132,10 +132,14 @@ fn write_counts(out: &mut impl Write, manifest: &Manifest) -> anyhow::Result<()>
             )?;
         }
     }
-    let empty = ("empty documents", account.dropped_empty_documents);
-    let by_steps = account.dropped_rows.iter().map(|(reason, rows)| (reason.as_str(), *rows));
-    for (what, count) in by_steps.chain([empty]).filter(|(_, count)| *count > 0) {
-        writeln!(out, "{:<12}{} rows: {what}", "left out", HumanCount(count))?;
+    for step in &account.steps {
+        let reasons = step.reasons.iter().map(|(reason, rows)| format!("{reason} {}", HumanCount(*rows)));
+        let reasons = reasons.collect::<Vec<_>>().join(", ");
+        let reasons = if reasons.is_empty() { reasons } else { format!(" ({reasons})") };
+        writeln!(out, "{:<12}{} rows left{reasons}", step.step, HumanCount(step.rows))?;
+    }
+    if account.dropped_empty_documents > 0 {
+        writeln!(out, "{:<12}{} rows: empty documents", "left out", HumanCount(account.dropped_empty_documents))?;
     }
     Ok(super::account::write(out, manifest)?)
 }
