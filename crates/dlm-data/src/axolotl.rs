@@ -25,7 +25,7 @@ use crate::{
     chat_options::Chat,
     error::{DataError, Result, reading},
     source::Source,
-    step::{Dedup, Overlong, Pack, PackStrategy, Shuffle, Split, Step, Tokenize},
+    step::{Dedup, Overlong, Pack, PackStrategy, Shuffle, Split, Step, Tokenize, Truncate},
 };
 use dataset::Dataset;
 use keys::Keys;
@@ -220,11 +220,7 @@ pub fn translate(yaml: &str, base: impl Into<PathBuf>) -> Result<Translation> {
         None | Some("drop") => Overlong::Drop,
         Some("raise") => Overlong::Raise,
         Some("truncate") => {
-            let truncate = serde_json::json!({ "truncate": { "max_tokens": sequence_len } });
-            pipeline = pipeline.step(
-                serde_json::from_value(truncate)
-                    .map_err(|error| keys.wrong(&format!("`excess_length_strategy`: {error}")))?,
-            );
+            pipeline = pipeline.truncate(Truncate::new(sequence_len));
             Overlong::Cut
         }
         Some(other) => {

@@ -34,6 +34,10 @@ pub(crate) struct Packed {
     pub(crate) overlong_documents: u64,
     /// Their tokens.
     pub(crate) overlong_tokens: u64,
+    /// Documents that were dropped because none of their tokens is a target.
+    pub(crate) targetless_documents: u64,
+    /// Their tokens.
+    pub(crate) targetless_tokens: u64,
 }
 
 /// What one side had in hand.

@@ -128,6 +128,12 @@ pub struct TokenAccount {
     pub dropped_overlong_documents: u64,
     /// Their tokens.
     pub dropped_overlong_tokens: u64,
+    /// Documents of which no token is a target, such as prompts without an answer: they teach nothing.
+    #[serde(default)]
+    pub dropped_targetless_documents: u64,
+    /// Their tokens.
+    #[serde(default)]
+    pub dropped_targetless_tokens: u64,
     /// Tokens of documents that a step behind `tokenize` removed.
     pub dropped_filtered_tokens: u64,
     /// Tokens that steps cut off documents, by the step's reason.
@@ -152,7 +158,8 @@ impl TokenAccount {
     #[must_use]
     pub fn tokens_dropped(&self) -> u128 {
         let cut = self.dropped_tokens.values().map(|tokens| u128::from(*tokens)).sum::<u128>();
-        cut + u128::from(self.dropped_overlong_tokens) + u128::from(self.dropped_filtered_tokens)
+        let whole = [self.dropped_overlong_tokens, self.dropped_targetless_tokens, self.dropped_filtered_tokens];
+        cut + whole.into_iter().map(u128::from).sum::<u128>()
     }
 
     /// Says what does not add up when this many tokens were written.

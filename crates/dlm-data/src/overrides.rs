@@ -11,7 +11,7 @@ use toml::Value;
 type Address = Vec<String>;
 
 /// The tables that a pipeline may have or not.
-const OPTIONAL: [&str; 2] = ["output", "resources"];
+const OPTIONAL: [&str; 3] = ["output", "resources", "mix"];
 
 /// The pipeline with one value replaced.
 pub(crate) fn apply(pipeline: &Pipeline, key: &str, value: &str) -> Result<Pipeline> {
@@ -74,26 +74,43 @@ fn parse(value: &str) -> Value {
     parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(value.to_owned()))
 }
 
-/// The addresses of everything that holds values: `output`, `source.0`, `step.3.pack`, `step.0.filter`.
+/// The addresses of everything that holds values: `output`, `source.0`, `source.0.chat`, `step.3.pack`, `step.0.filter`,
+/// `step.1.dedup.near`.
 fn containers(tree: &Value) -> Vec<Address> {
     let count = |name: &str| tree.get(name).and_then(Value::as_array).map_or(0, Vec::len);
-    let mut addresses: Vec<Address> = OPTIONAL.iter().chain(&["mix"]).map(|name| vec![(*name).to_owned()]).collect();
-    addresses.extend((0..count("source")).map(|i| vec!["source".to_owned(), i.to_string()]));
+    let mut addresses: Vec<Address> = OPTIONAL.iter().map(|name| vec![(*name).to_owned()]).collect();
+    for i in 0..count("source") {
+        let source = vec!["source".to_owned(), i.to_string()];
+        tables_within(&tree["source"][i], &source, &mut addresses);
+        addresses.push(source);
+    }
     for i in 0..count("step") {
-        let kinds = tree["step"][i].as_table().into_iter().flat_map(toml::Table::keys);
-        addresses.extend(kinds.map(|kind| vec!["step".to_owned(), i.to_string(), kind.clone()]));
+        for (kind, options) in tree["step"][i].as_table().into_iter().flatten() {
+            let step = vec!["step".to_owned(), i.to_string(), kind.clone()];
+            tables_within(options, &step, &mut addresses);
+            addresses.push(step);
+        }
     }
     addresses
 }
 
-/// Whether words name an address: in full, or by its kind, or by its kind and number among that kind.
+/// The addresses of the tables in a table.
+fn tables_within(value: &Value, address: &[String], addresses: &mut Vec<Address>) {
+    for (word, inner) in value.as_table().into_iter().flatten().filter(|(_, inner)| inner.is_table()) {
+        let address = [address, std::slice::from_ref(word)].concat();
+        tables_within(inner, &address, addresses);
+        addresses.push(address);
+    }
+}
+
+/// Whether words name an address: in full, or by its last words, or by its kind and number among that kind.
 fn matches(addresses: &[Address], address: &Address, words: &[&str]) -> bool {
     let kind = |address: &Address| address.iter().rfind(|word| word.parse::<usize>().is_err()).cloned();
     let number = addresses.iter().take_while(|other| *other != address).filter(|a| kind(a) == kind(address)).count();
     match words {
         [name] => Some(*name) == kind(address).as_deref(),
         [name, index] if Some(*name) == kind(address).as_deref() => index.parse() == Ok(number),
-        words => words.iter().eq(address.iter()),
+        words => address.len() >= words.len() && words.iter().eq(&address[address.len() - words.len()..]),
     }
 }
 

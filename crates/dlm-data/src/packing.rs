@@ -214,10 +214,15 @@ impl Packing {
                 continue;
             }
             self.restore(finished)?;
-            let side = usize::from(validation.is_some_and(|validation| validation.value(i)));
-            let dropped = self.packers[side].push_keyed(rows.value(i), key, first, ids, labels, &mut finished[side]);
             let tokens = ids.len() as u64;
             self.packed.tokens += tokens;
+            if !ids.is_empty() && !labels.iter().any(|label| is_target(*label)) {
+                self.packed.targetless_documents += 1;
+                self.packed.targetless_tokens += tokens;
+                continue;
+            }
+            let side = usize::from(validation.is_some_and(|validation| validation.value(i)));
+            let dropped = self.packers[side].push_keyed(rows.value(i), key, first, ids, labels, &mut finished[side]);
             self.packed.overlong_documents += u64::from(dropped);
             self.packed.overlong_tokens += if dropped { tokens } else { 0 };
         }

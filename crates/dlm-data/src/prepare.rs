@@ -274,6 +274,8 @@ fn account(pipeline: &Pipeline, plan: &Plan, written: u64) -> Result<TokenAccoun
     account.steps = plan.ledger.accounts();
     account.dropped_overlong_documents = packed.overlong_documents;
     account.dropped_overlong_tokens = packed.overlong_tokens;
+    account.dropped_targetless_documents = packed.targetless_documents;
+    account.dropped_targetless_tokens = packed.targetless_tokens;
 
     // What neither a step nor packing counted was removed by a condition.
     let came = account.tokens_in() - account.dropped_tokens.values().map(|tokens| u128::from(*tokens)).sum::<u128>();

@@ -187,6 +187,28 @@ dataset_exact_deduplication: true
 }
 
 #[test]
+fn what_is_too_long_is_dropped_cut_or_refused_as_the_strategy_says() {
+    for (strategy, steps, overlong) in [
+        ("", &["pack"][..], Overlong::Drop),
+        ("excess_length_strategy: drop", &["pack"], Overlong::Drop),
+        ("excess_length_strategy: raise", &["pack"], Overlong::Raise),
+        ("excess_length_strategy: truncate", &["truncate", "pack"], Overlong::Cut),
+    ] {
+        let yaml =
+            format!("base_model: m\nsequence_len: 99\ndatasets:\n  - {{path: a.jsonl, type: alpaca}}\n{strategy}\n");
+        let pipeline = translated(&yaml).pipeline;
+        assert!(names(&pipeline).ends_with(steps), "{strategy}: {:?}", names(&pipeline));
+        assert_eq!(names(&pipeline).contains(&"truncate"), steps.len() > 1, "{strategy}");
+        assert!(matches!(pipeline.step.last(), Some(Step::Pack(pack)) if pack.overlong == overlong), "{strategy}");
+        let cut = pipeline.step.iter().find_map(|step| match step {
+            Step::Truncate(truncate) => Some(truncate.max_tokens),
+            _ => None,
+        });
+        assert_eq!(cut, (steps.len() > 1).then_some(99), "{strategy}");
+    }
+}
+
+#[test]
 fn a_dataset_on_the_hub_is_told_from_a_file() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("owner/local")).unwrap();

@@ -1,6 +1,8 @@
 //! The three spellings of a pipeline: Rust, TOML, overrides; and what is said about mistakes in them.
 
-use dlm_data::{Alpaca, Chat, DataError, Messages, Overlong, Pack, PackStrategy, Pipeline, SplitStep, Step, Tokenize};
+use dlm_data::{
+    Alpaca, Chat, DataError, Messages, NearDedup, Overlong, Pack, PackStrategy, Pipeline, SplitStep, Step, Tokenize,
+};
 use std::{fs, path::Path};
 
 fn built() -> Pipeline {
@@ -75,6 +77,18 @@ fn an_override_can_give_a_pipeline_its_output() {
     let same = Pipeline::new().source("a.txt");
     assert_eq!(same.clone().with_override("source.path", "b.txt").unwrap(), Pipeline::new().source("b.txt"));
     assert_eq!(same.clone().with_override("source.0.path", "a.txt").unwrap(), same);
+}
+
+#[test]
+fn an_override_reaches_options_within_options_and_the_mix() {
+    let near = || Pipeline::new().source("a.txt").near_dedup(NearDedup::default());
+    let set = NearDedup { threshold: 0.5, ..NearDedup::default() };
+    for key in ["near.threshold", "dedup.near.threshold", "step.0.dedup.near.threshold"] {
+        let pipeline = near().with_override(key, "0.5").unwrap();
+        assert_eq!(pipeline, Pipeline::new().source("a.txt").near_dedup(set.clone()), "{key}");
+    }
+    let mixed = Pipeline::new().source("a.txt").with_override("mix.seed", "3").unwrap();
+    assert_eq!(mixed.mix.seed, 3);
 }
 
 #[test]

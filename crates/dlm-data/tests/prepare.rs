@@ -249,6 +249,30 @@ fn tokens_in_are_tokens_out_and_tokens_dropped() {
 }
 
 #[test]
+fn a_document_without_a_target_is_left_out_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(
+        &folder.path().join("rows.jsonl"),
+        [
+            json!({ "instruction": "Say nothing", "input": "", "output": "" }),
+            json!({ "instruction": "Say a", "input": "", "output": "a" }),
+        ],
+    );
+    let pipeline = Pipeline::new()
+        .relative_to(folder.path())
+        .source("rows.jsonl")
+        .chat(dlm_data::Chat::Alpaca(dlm_data::Alpaca::default()))
+        .tokenize(Tokenize { add_eos: Some(false), ..Tokenize::new(tokenizer()) })
+        .pack(Pack::new(512))
+        .output("prepared");
+    let manifest = prepare(&pipeline).unwrap().manifest;
+    let account = &manifest.account;
+    assert_eq!((account.documents, account.dropped_targetless_documents), (2, 1));
+    assert!(account.dropped_targetless_tokens > 0);
+    assert_eq!(account.tokens, manifest.train.tokens + account.dropped_targetless_tokens);
+}
+
+#[test]
 fn the_same_preparation_is_kept_and_another_is_refused_unless_asked() {
     let folder = tempfile::tempdir().unwrap();
     write_jsonl(&folder.path().join("rows.jsonl"), texts(20));

@@ -23,8 +23,10 @@ fn lines(manifest: &Manifest) -> Vec<(&'static str, String, u64)> {
         lines.extend(side.map(|side| ("tokens out", format!("in {}", split.folder()), side.tokens)));
     }
     let overlong = format!("in {} documents longer than a row", HumanCount(account.dropped_overlong_documents));
+    let targetless = format!("in {} documents without a target", HumanCount(account.dropped_targetless_documents));
     let dropped = [
         (overlong, account.dropped_overlong_tokens),
+        (targetless, account.dropped_targetless_tokens),
         ("in documents that a condition removed".to_owned(), account.dropped_filtered_tokens),
     ];
     let cut = account.dropped_tokens.iter().map(|(reason, tokens)| (format!("by {reason}"), *tokens));

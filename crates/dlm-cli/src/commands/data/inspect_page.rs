@@ -202,6 +202,8 @@ fn origin_section(manifest: &Manifest) -> String {
         ("documents without a token", account.dropped_empty_documents),
         ("documents dropped as too long", account.dropped_overlong_documents),
         ("tokens of those", account.dropped_overlong_tokens),
+        ("documents dropped as without a target", account.dropped_targetless_documents),
+        ("tokens of those", account.dropped_targetless_tokens),
         ("tokens that a later step removed", account.dropped_filtered_tokens),
     ];
     rows.extend(
