@@ -108,6 +108,7 @@ fn matches(addresses: &[Address], address: &Address, words: &[&str]) -> bool {
     let kind = |address: &Address| address.iter().rfind(|word| word.parse::<usize>().is_err()).cloned();
     let number = addresses.iter().take_while(|other| *other != address).filter(|a| kind(a) == kind(address)).count();
     match words {
+        [] => false,
         [name] => Some(*name) == kind(address).as_deref(),
         [name, index] if Some(*name) == kind(address).as_deref() => index.parse() == Ok(number),
         words => address.len() >= words.len() && words.iter().eq(&address[address.len() - words.len()..]),
