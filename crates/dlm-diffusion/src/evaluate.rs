@@ -16,6 +16,7 @@
 mod bound;
 mod choice;
 mod conditional;
+mod design;
 pub mod generation;
 mod report;
 mod rows;

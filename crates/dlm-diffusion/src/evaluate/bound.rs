@@ -1,6 +1,7 @@
 //! The bound on the likelihood of whole documents.
 
 use super::{
+    design::{Share, design},
     report::{BinSums, BoundReport, DocumentSums, Excluded, report},
     rows::{Layout, Row, Score, score},
 };
@@ -131,10 +132,11 @@ struct Piece<'a> {
 
 /// A bound on `-log p` of documents, in expectation over masks, with its errors.
 ///
-/// Of each document, replicate `r` masks `k_j = 1 + floor(n frac(u_r + j / passes))` of its `n` targets in pass `j` and averages
-/// `n / k_j` times the sum of the masked tokens' negative log-likelihoods: unbiased, since every `k` is as likely. What a token cost in the
-/// other passes serves as a guess of its cost in this one, which lowers the variance and leaves the mean. In block diffusion each
-/// block has its own counts. Masks follow from the seed and the document alone, not from the order or the size of a batch.
+/// Of each document, replicate `r` masks `k_j = 1 + floor(n (j + u_r) / passes)` of its `n` targets in pass `j` and sums the masked
+/// tokens' negative log-likelihoods times shares that sum to `n / passes`: unbiased, since every `k` is as likely. The masks of a
+/// replicate are windows into one random order of the tokens, and the shares such that each token counts about once over all passes, which
+/// lowers the variance and leaves the mean. In block diffusion each block has its own counts. Masks follow from the seed and the
+/// document alone, not from the order or the size of a batch.
 ///
 /// Runs without gradients. Documents are taken by length, so that little is padded.
 ///
@@ -150,29 +152,25 @@ pub fn bound(denoiser: &dyn Denoiser, documents: &[EvalDocument], config: &Bound
     let forbidden = config.forbid_mask.then_some(config.mask_token_id);
     let mut totals = vec![vec![0.0; config.replicates]; documents.len()];
     let (mut bins, mut passed) = (vec![BinSums::default(); config.bins], 0);
-    let draws: Vec<(usize, usize, usize)> = (0..pieces.len())
-        .flat_map(|piece| (0..config.replicates).map(move |replicate| (piece, replicate)))
-        .flat_map(|(piece, replicate)| (0..config.passes).map(move |pass| (piece, replicate, pass)))
-        .collect();
-    // The passes of the replicate that is under way.
-    let mut under_way: Vec<Pass> = Vec::with_capacity(config.passes);
+    let mut draws = pieces.iter().flat_map(|piece| {
+        let of_replicate =
+            move |replicate| plan(piece, config, replicate).into_iter().map(move |pass| (replicate, pass));
+        (0..config.replicates).flat_map(of_replicate).map(move |(replicate, pass)| (piece, replicate, pass))
+    });
     let _no_grad = tch::no_grad_guard();
-    for batch in draws.chunks(config.batch_size) {
-        let masks: Vec<Vec<Vec<usize>>> =
-            batch.iter().map(|&(piece, replicate, pass)| masks(&pieces[piece], config, replicate, pass)).collect();
-        let rows: Vec<Row> =
-            batch.iter().zip(&masks).map(|(draw, masks)| masked_row(&pieces[draw.0], masks, config)).collect();
-        let clean: Vec<&[i64]> = batch.iter().map(|draw| pieces[draw.0].ids).collect();
+    loop {
+        let batch: Vec<(&Piece<'_>, usize, Pass)> = draws.by_ref().take(config.batch_size).collect();
+        if batch.is_empty() {
+            break;
+        }
+        let rows: Vec<Row> = batch.iter().map(|(piece, _, pass)| masked_row(piece, pass, config)).collect();
+        let clean: Vec<&[i64]> = batch.iter().map(|(piece, ..)| piece.ids).collect();
         passed += rows.len() as u64;
         let scores = score(denoiser, &rows, &clean, layout, forbidden)?;
-        for ((&(piece, replicate, _), masks), scores) in batch.iter().zip(masks).zip(scores) {
-            let piece = &pieces[piece];
-            let nll = count_bins(piece, &masks, &scores, &mut bins);
-            under_way.push(Pass { masks, nll });
-            if under_way.len() == config.passes {
-                totals[piece.document][replicate] += of_replicate(piece, &under_way);
-                under_way.clear();
-            }
+        for ((piece, replicate, pass), scores) in batch.iter().zip(&scores) {
+            count_bins(piece, pass, scores, &mut bins);
+            let weighed = pass.iter().flatten().zip(scores).map(|((_, share), score)| share * score.nll);
+            totals[piece.document][*replicate] += weighed.sum::<f64>();
         }
     }
     finish(documents, &pieces, totals, &bins, passed, excluded)
@@ -223,65 +221,22 @@ pub fn autoregressive(
     Ok(found)
 }
 
-/// What one pass over a piece masked in each group, and what that cost.
-struct Pass {
-    masks: Vec<Vec<usize>>,
-    nll: Vec<Vec<f64>>,
-}
+/// What one pass over a piece masks in each group: positions, and what their losses count.
+type Pass = Vec<Vec<Share>>;
 
-/// Adds the scores of a row to the table by mask ratio, and gives their losses group by group.
-fn count_bins(piece: &Piece<'_>, masks: &[Vec<usize>], scores: &[Score], bins: &mut [BinSums]) -> Vec<Vec<f64>> {
+/// Adds the scores of a row to the table by mask ratio.
+fn count_bins(piece: &Piece<'_>, pass: &Pass, scores: &[Score], bins: &mut [BinSums]) {
     let mut scores = scores.iter();
-    let mut of_groups = Vec::with_capacity(masks.len());
-    for (group, masked) in piece.groups.iter().zip(masks) {
-        let of_group: Vec<&Score> = scores.by_ref().take(masked.len()).collect();
+    for (group, masked) in piece.groups.iter().zip(pass) {
         let ratio = masked.len() as f64 / group.len() as f64;
         let n_bins = bins.len();
         let bin = &mut bins[((ratio * n_bins as f64).ceil() as usize).clamp(1, n_bins) - 1];
         bin.tokens += masked.len() as u64;
-        bin.nats += of_group.iter().map(|score| score.nll).sum::<f64>();
-        bin.correct += of_group.iter().filter(|score| score.is_correct).count() as u64;
-        of_groups.push(of_group.into_iter().map(|score| score.nll).collect());
-    }
-    of_groups
-}
-
-/// The nats of a piece by the passes of one replicate: the mean over passes of `n / k` times the sum over the `k` masked tokens.
-///
-/// With few masks that sum varies most by which tokens they fall on. So each token's loss is compared with what the token cost in the
-/// *other* passes, `b_i`: the sum over all tokens of `b_i` and `n / k` times the sum over masked ones of the differences. Since this
-/// pass's masks are independent of the others, the expectation is the same whatever `b_i` is; a good guess only lowers the variance.
-fn of_replicate(piece: &Piece<'_>, passes: &[Pass]) -> f64 {
-    let mut sum = 0.0;
-    for (index, group) in piece.groups.iter().enumerate() {
-        // How often each token was masked, and what it cost.
-        let mut costs = vec![(0.0, 0.0); piece.ids.len()];
-        for pass in passes {
-            for (&position, nll) in pass.masks[index].iter().zip(&pass.nll[index]) {
-                costs[position].0 += 1.0;
-                costs[position].1 += nll;
-            }
-        }
-        let (all, total) = costs.iter().fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
-        for pass in passes {
-            let (masked, nll) = (&pass.masks[index], &pass.nll[index]);
-            let (others, others_total) = (all - masked.len() as f64, total - nll.iter().sum::<f64>());
-            let mean = if others > 0.0 { others_total / others } else { 0.0 };
-            let mut own = vec![0.0; piece.ids.len()];
-            masked.iter().zip(nll).for_each(|(&position, nll)| own[position] = *nll);
-            let is_masked = |position: usize| masked.binary_search(&position).is_ok();
-            // Shrunk towards the mean, the more the fewer passes say something of the token.
-            let guess = |position: usize| {
-                let (count, cost) = costs[position];
-                let count = count - f64::from(is_masked(position));
-                (cost - own[position] + 0.5 * mean) / (count + 0.5)
-            };
-            let difference: f64 = masked.iter().map(|&position| own[position] - guess(position)).sum();
-            let guesses: f64 = group.iter().map(|&position| guess(position)).sum();
-            sum += guesses + difference * group.len() as f64 / masked.len() as f64;
+        for score in scores.by_ref().take(masked.len()) {
+            bin.nats += score.nll;
+            bin.correct += u64::from(score.is_correct);
         }
     }
-    sum / passes.len() as f64
 }
 
 fn finish(
@@ -372,36 +327,35 @@ fn rolling_windows(len: usize, max_len: usize, context: usize) -> Vec<(std::ops:
     windows
 }
 
-/// The positions that a pass masks in each group.
-fn masks(piece: &Piece<'_>, config: &BoundConfig, replicate: usize, pass: usize) -> Vec<Vec<usize>> {
+/// The passes of a replicate over a piece.
+fn plan(piece: &Piece<'_>, config: &BoundConfig, replicate: usize) -> Vec<Pass> {
     let key = |stage: usize| {
         let key = NoiseKey::new(config.seed, Purpose::Evaluation, piece.offset as u64);
-        key.of_document(piece.id as u64, (replicate * (config.passes + 1) + stage) as u64)
+        key.of_document(piece.id as u64, (2 * replicate + stage) as u64)
     };
-    let (shift, order) = (key(0).uniforms_f64(0, 1)[0], key(pass + 1));
+    let (shift, orders) = (key(0).uniforms_f64(0, 1)[0], key(1));
     let mut first = 0;
-    let of_group = |(block, group): (usize, &Vec<usize>)| {
+    let mut passes: Vec<Pass> = vec![Vec::with_capacity(piece.groups.len()); config.passes];
+    for (block, group) in piece.groups.iter().enumerate() {
         // Blocks are spread among each other too.
-        let spread = f64::from(stratified_t(0.0, block as u64));
-        let place = (shift + spread + pass as f64 / config.passes as f64).fract();
-        let count = 1 + ((place * group.len() as f64) as usize).min(group.len() - 1);
-        let draws = order.uniforms_f64(first, group.len());
+        let shift = (shift + f64::from(stratified_t(0.0, block as u64))).fract();
+        let draws = orders.uniforms_f64(first, group.len());
         first += group.len() as u64;
-        let mut places: Vec<usize> = (0..group.len()).collect();
-        places.sort_by(|&a, &b| draws[a].total_cmp(&draws[b]).then(a.cmp(&b)));
-        places.truncate(count);
-        places.sort_unstable();
-        places.into_iter().map(|place| group[place]).collect()
-    };
-    piece.groups.iter().enumerate().map(of_group).collect()
+        let mut order: Vec<usize> = (0..group.len()).collect();
+        order.sort_by(|&a, &b| draws[a].total_cmp(&draws[b]).then(a.cmp(&b)));
+        for (pass, shares) in passes.iter_mut().zip(design(&order, config.passes, shift)) {
+            pass.push(shares.into_iter().map(|(place, share)| (group[place], share)).collect());
+        }
+    }
+    passes
 }
 
-fn masked_row(piece: &Piece<'_>, masks: &[Vec<usize>], config: &BoundConfig) -> Row {
+fn masked_row(piece: &Piece<'_>, pass: &Pass, config: &BoundConfig) -> Row {
     let mut ids = piece.ids.to_vec();
-    let asked: Vec<(usize, i64)> = masks
+    let asked: Vec<(usize, i64)> = pass
         .iter()
         .flatten()
-        .map(|&position| (position, std::mem::replace(&mut ids[position], config.mask_token_id)))
+        .map(|&(position, _)| (position, std::mem::replace(&mut ids[position], config.mask_token_id)))
         .collect();
     Row { document: piece.id, ids, asked }
 }

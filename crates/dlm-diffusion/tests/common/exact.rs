@@ -30,6 +30,13 @@ impl Mixture {
         Self { vocab, causes, tokens }
     }
 
+    /// Two causes as likely as each other, under each of which all positions have the same odds: texts whose tokens are alike.
+    pub(crate) fn alike(len: usize) -> Self {
+        let of_cause = |odds: [f64; 4]| vec![odds.map(f64::ln).to_vec(); len];
+        let tokens = vec![of_cause([0.7, 0.1, 0.1, 0.1]), of_cause([0.1, 0.1, 0.1, 0.7])];
+        Self { vocab: Self::MASK, causes: vec![0.5f64.ln(); 2], tokens }
+    }
+
     /// Log probability of the tokens that are not masked.
     pub(crate) fn log_likelihood(&self, ids: &[i64]) -> f64 {
         log_sum(&self.posterior(ids))
