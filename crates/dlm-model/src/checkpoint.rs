@@ -105,16 +105,8 @@ impl Checkpoint {
     /// When [`contains`](Self::contains) does not hold.
     pub(crate) fn read(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
         let (file, info) = self.info(name).expect("the names were checked");
-        let stored_kind = match info.dtype {
-            Dtype::F32 => Kind::Float,
-            Dtype::BF16 => Kind::BFloat16,
-            Dtype::F16 => Kind::Half,
-            other => {
-                let (path, name) = (file.path.clone(), name.to_owned());
-                return Err(ModelError::StoredKind { path, name, found: other.to_string() });
-            }
-        };
-        let bytes = &file.data()[info.data_offsets.0..info.data_offsets.1];
+        let stored_kind = file.kind(name, info)?;
+        let bytes = file.bytes(info);
         let shape = shape_of(info);
         let alignment = stored_kind.elt_size_in_bytes();
         if kind == stored_kind || bytes.as_ptr().align_offset(alignment) != 0 {
@@ -125,6 +117,27 @@ impl Checkpoint {
         // once, by a conversion that copies (the kinds differ), and dropped while the map still stands.
         let view = unsafe { Tensor::f_from_blob(bytes.as_ptr(), &shape, &strides, stored_kind, Device::Cpu) }?;
         Ok(view.f_to_kind(kind)?.f_to_device(device)?)
+    }
+
+    /// What a tensor is stored as.
+    ///
+    /// # Panics
+    /// When [`contains`](Self::contains) does not hold.
+    pub(crate) fn kind(&self, name: &str) -> Result<Kind> {
+        let (file, info) = self.info(name).expect("the names were checked");
+        file.kind(name, info)
+    }
+
+    /// Whether two tensors hold the same numbers.
+    ///
+    /// # Panics
+    /// When [`contains`](Self::contains) does not hold for both.
+    pub(crate) fn holds_alike(&self, a: &str, b: &str) -> Result<bool> {
+        let [one, other] = [a, b].map(|name| self.info(name).expect("the names were checked"));
+        if self.kind(a)? == self.kind(b)? && one.0.bytes(one.1) == other.0.bytes(other.1) {
+            return Ok(true); // nothing had to be converted
+        }
+        Ok(self.read(a, Kind::Float, Device::Cpu)? == self.read(b, Kind::Float, Device::Cpu)?)
     }
 
     fn info(&self, name: &str) -> Option<(&MappedFile, &TensorInfo)> {
@@ -201,8 +214,22 @@ impl MappedFile {
         Ok(Self { path, map, header, start })
     }
 
-    fn data(&self) -> &[u8] {
-        &self.map[self.start..]
+    /// The bytes of a tensor.
+    fn bytes(&self, info: &TensorInfo) -> &[u8] {
+        &self.map[self.start..][info.data_offsets.0..info.data_offsets.1]
+    }
+
+    /// What a tensor is stored as.
+    fn kind(&self, name: &str, info: &TensorInfo) -> Result<Kind> {
+        match info.dtype {
+            Dtype::F32 => Ok(Kind::Float),
+            Dtype::BF16 => Ok(Kind::BFloat16),
+            Dtype::F16 => Ok(Kind::Half),
+            other => {
+                let (path, name) = (self.path.clone(), name.to_owned());
+                Err(ModelError::StoredKind { path, name, found: other.to_string() })
+            }
+        }
     }
 }
 

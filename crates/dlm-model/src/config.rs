@@ -57,7 +57,7 @@ pub struct ModelConfig {
     pub head_dim: i64,
     /// What the gate of the MLP goes through.
     pub hidden_act: Activation,
-    /// The longest row that the model reads.
+    /// The length that config.json names; what the model reads is [`max_seq_len`](Self::max_seq_len).
     pub max_position_embeddings: i64,
     /// Standard deviation of weights from scratch.
     pub initializer_range: f64,
@@ -185,6 +185,13 @@ impl ModelConfig {
         self.diffusion.as_ref().map_or(self.family.logits_shift, |info| info.logits_shift)
     }
 
+    /// The longest document that the model reads, in tokens: `max_position_embeddings`, or more by
+    /// [`RotaryScaling`](crate::RotaryScaling).
+    #[must_use]
+    pub fn max_seq_len(&self) -> i64 {
+        self.rotary.scaling.max_seq_len(self.max_position_embeddings)
+    }
+
     fn read(family: &'static Family, keys: &mut Keys<'_>) -> Result<Self> {
         let vocab_size = keys.required_integer("vocab_size", 1..=LARGEST)?;
         let hidden_size = keys.required_integer("hidden_size", 1..=LARGEST)?;
@@ -222,6 +229,8 @@ impl ModelConfig {
             Biases::Never => (false, false, false),
         };
         let num_hidden_layers = keys.required_integer("num_hidden_layers", 1..=MOST_LAYERS)?;
+        let rotary = rope::read(keys, family.name, rope::Sizes { head_dim, max_position_embeddings })?;
+        let max_seq_len = rotary.scaling.max_seq_len(max_position_embeddings);
         read_fixed(keys)?;
         keys.ids("bos_token_id")?; // only the tokenizer needs it
         let stored_kind = keys.word("dtype", KINDS)?;
@@ -242,8 +251,8 @@ impl ModelConfig {
             initializer: Initializer::Uniform,
             rms_norm_eps: keys.number("rms_norm_eps", "a number of at least 0", |eps| eps >= 0.0)?.unwrap_or(1e-6),
             tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(false),
-            rotary: rope::read(keys, family.name)?,
-            sliding_windows: window::read(family.sliding_window, keys, num_hidden_layers, max_position_embeddings)?,
+            rotary,
+            sliding_windows: window::read(family.sliding_window, keys, num_hidden_layers, max_seq_len)?,
             has_qkv_bias,
             has_output_bias,
             has_mlp_bias,

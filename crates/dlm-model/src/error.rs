@@ -189,7 +189,7 @@ pub enum ModelError {
         names: Vec<(String, i64)>,
     },
     /// A kind of number that the model cannot compute in.
-    #[error("a model cannot compute in {found:?}, but in Float or BFloat16")]
+    #[error("a model cannot compute in {found:?}, but in Float, BFloat16 or Half")]
     ComputeKind {
         /// The kind asked for.
         found: tch::Kind,

@@ -27,8 +27,10 @@ pub struct ModelInfo {
     pub hidden_size: i64,
     /// Rows of the embedding.
     pub vocab_size: i64,
-    /// The longest document that it reads, in tokens.
+    /// The length that config.json names, in tokens.
     pub max_position_embeddings: i64,
+    /// The longest document that it reads, in tokens: the same, or more by the scaling of positions.
+    pub max_seq_len: i64,
     /// What the weights are stored as, where config.json says it.
     pub stored_as: Option<&'static str>,
     /// The mask token, where the folder says it.
@@ -70,6 +72,7 @@ impl ModelInfo {
             hidden_size: own.hidden_size,
             vocab_size: own.vocab_size,
             max_position_embeddings: own.max_position_embeddings,
+            max_seq_len: own.max_seq_len(),
             stored_as: config.stored_kind_name(),
             mask_token_id: own.diffusion.as_ref().map(|info| info.mask_token_id).or(own.mask_token_id),
             logits_shift: own.logits_shift(),

@@ -5,6 +5,10 @@
 //!   transformers loads;
 //! - [`DiffusionInfo`]: what such a folder says about denoising.
 //!
+//! Weights are mapped, checked against config.json, and converted while they are read, each once: to float32, or for inference to
+//! bfloat16 or float16 ([`LoadOptions::kind`]; [`Model::stored_kind`] says how they are stored). Positions are turned as any
+//! [`RotaryScaling`] says that Llama's, Qwen's and Mistral's folders ask for. [`Gguf`] reads llama.cpp's files, tokenizer included.
+//!
 //! The logits shift of models adapted from autoregressive ones is resolved here: the state given for a position is the one that
 //! predicts it. Logits exist only where they are asked for, and in training never all at once.
 //!

@@ -1,7 +1,7 @@
 //! `Model`: a checkpoint in its role as a denoiser, and its way from and to folders.
 
 use crate::{
-    adapter::{ADAPTER_CONFIG, Adapter},
+    adapter::{ADAPTER_CONFIG, Adapter, base_folder},
     checkpoint::Checkpoint,
     config::ModelConfig,
     diffusion_info::DiffusionInfo,
@@ -21,7 +21,7 @@ use tch::{Device, Kind, Tensor};
 pub struct LoadOptions {
     /// Where its parameters lie.
     pub device: Device,
-    /// What they are: `Float`, or `BFloat16` for inference in half the memory.
+    /// What they are: `Float`, or `BFloat16` or `Half` for inference in half the memory; see [`Model::stored_kind`].
     pub kind: Kind,
 }
 
@@ -62,6 +62,20 @@ impl Model {
         let read = |name: String| Ok((name.clone(), checkpoint.read(&name, options.kind, options.device)?));
         let named = parameters(&config).into_iter().map(|parameter| read(parameter.name)).collect::<Result<_>>()?;
         Ok(Self::assemble(config, named, None))
+    }
+
+    /// What the weights of a model folder, or of an adapter's base, are stored as: the kind to load them as they are.
+    ///
+    /// Reads the header of the weights, not what config.json says of them.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load) that concern config.json and the headers of the weights.
+    pub fn stored_kind(folder: &Path) -> Result<Kind> {
+        if folder.join(ADAPTER_CONFIG).is_file() && !Checkpoint::is_in(folder) {
+            return Self::stored_kind(&base_folder(folder)?);
+        }
+        let config = ModelConfig::from_folder(folder)?;
+        open_checked(folder, &config)?.kind(&format!("{}.weight", config.family.tensors.embedding))
     }
 
     /// A model from scratch: every number follows from `seed`.
@@ -155,7 +169,7 @@ impl Model {
     /// The longest document that it reads.
     #[must_use]
     pub fn max_seq_len(&self) -> i64 {
-        self.config.max_position_embeddings
+        self.config.max_seq_len()
     }
 
     /// Where its parameters lie.
@@ -228,9 +242,7 @@ impl Model {
     /// `Float`, `BFloat16` and `Half`.
     pub fn save(&self, folder: &Path, options: impl Into<SaveOptions>, companions: &[(String, Vec<u8>)]) -> Result<()> {
         let options = options.into();
-        if options.kind != Kind::Half {
-            check_kind(options.kind)?;
-        }
+        check_kind(options.kind)?;
         match &self.adapter {
             Some(adapter) => self.save_adapter(adapter, folder, options.kind, companions),
             None => save::save(folder, &self.config, &self.parameters, options, companions),
@@ -345,7 +357,7 @@ impl Denoiser for Model {
 
 fn check_kind(kind: Kind) -> Result<()> {
     match kind {
-        Kind::Float | Kind::BFloat16 => Ok(()),
+        Kind::Float | Kind::BFloat16 | Kind::Half => Ok(()),
         found => Err(ModelError::ComputeKind { found }),
     }
 }
@@ -357,11 +369,8 @@ pub(crate) fn open_checked(folder: &Path, config: &ModelConfig) -> Result<Checkp
     let [head, embedding] = [names.head, names.embedding].map(|name| format!("{name}.weight"));
     let tied = config.tie_word_embeddings.then_some(head.as_str());
     checkpoint.check(&parameters(config), tied)?;
-    if tied.is_some_and(|head| checkpoint.contains(head)) {
-        let [a, b] = [&head, &embedding].map(|name| checkpoint.read(name, Kind::Float, Device::Cpu));
-        if a? != b? {
-            return Err(ModelError::UntiedHead { folder: folder.to_owned(), head, embedding });
-        }
+    if tied.is_some_and(|head| checkpoint.contains(head)) && !checkpoint.holds_alike(&head, &embedding)? {
+        return Err(ModelError::UntiedHead { folder: folder.to_owned(), head, embedding });
     }
     Ok(checkpoint)
 }

@@ -1,9 +1,14 @@
 //! Rotary positions: queries and keys turned by an angle that grows with the position.
 
-use tch::{Device, Kind, Tensor};
+mod scaling;
+
+pub use scaling::RotaryScaling;
+
+use scaling::Longer;
+use tch::{Device, Kind, TchError, Tensor};
 
 /// How positions become angles (RoPE, [arXiv:2104.09864](https://arxiv.org/abs/2104.09864)).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RotaryConfig {
     /// Base of the wavelengths, `rope_theta`.
@@ -14,41 +19,26 @@ pub struct RotaryConfig {
     pub full_precision: bool,
 }
 
-/// How wavelengths are stretched, `rope_type`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum RotaryScaling {
-    /// Not at all.
-    Default,
-    /// All alike.
-    Linear {
-        /// By how much.
-        factor: f64,
-    },
-    /// Llama 3's: long ones by the factor, short ones not, those between in part.
-    Llama3 {
-        /// By how much the long ones.
-        factor: f64,
-        /// Wavelengths above `original_len / low_freq_factor` are long.
-        low_freq_factor: f64,
-        /// Wavelengths below `original_len / high_freq_factor` are short.
-        high_freq_factor: f64,
-        /// Positions that the model was first trained with, `original_max_position_embeddings`.
-        original_len: i64,
-    },
-}
-
 /// The frequencies of a model's heads.
 #[derive(Debug)]
 pub(crate) struct Rotary {
     /// Radians per position, `[head_dim / 2]` of `Float`.
     frequencies: Tensor,
+    /// From which length on documents have others.
+    longer: Option<(i64, Longer)>,
+    /// What queries and keys are multiplied by.
+    attention_factor: f64,
     full_precision: bool,
 }
 
 impl Rotary {
     pub(crate) fn new(config: &RotaryConfig, head_dim: i64, device: Device) -> Self {
-        Self { frequencies: frequencies(config, head_dim).to_device(device), full_precision: config.full_precision }
+        Self {
+            frequencies: config.scaling.frequencies(config.theta, head_dim).to_device(device),
+            longer: config.scaling.of_longer(config.theta, head_dim),
+            attention_factor: config.scaling.attention_factor(),
+            full_precision: config.full_precision,
+        }
     }
 
     /// Radians per position, `[head_dim / 2]` of `Float`.
@@ -58,13 +48,46 @@ impl Rotary {
 
     /// The rotation of every token of a forward pass.
     ///
-    /// `position_ids`: `[batch or 1, seq_len]` of `Int64`.
-    pub(crate) fn rotation(&self, position_ids: &Tensor, kind: Kind) -> Rotation {
-        let angles = position_ids.to_kind(Kind::Float).unsqueeze(-1) * &self.frequencies; // [batch, seq_len, head_dim / 2]
+    /// `position_ids`: `[batch or 1, seq_len]` of `Int64`; `segment_ids`: `[batch, seq_len]`, where rows hold several documents.
+    pub(crate) fn rotation(
+        &self,
+        position_ids: &Tensor,
+        segment_ids: Option<&Tensor>,
+        kind: Kind,
+    ) -> Result<Rotation, TchError> {
+        let frequencies = self.frequencies_at(position_ids, segment_ids)?;
+        let angles = position_ids.to_kind(Kind::Float).unsqueeze(-1) * frequencies; // [batch, seq_len, head_dim / 2]
         let angles = angles.unsqueeze(2); // [batch, seq_len, 1, head_dim / 2]
         let kind = if self.full_precision { Kind::Float } else { kind };
-        Rotation { cos: angles.cos().to_kind(kind), sin: angles.sin().to_kind(kind) }
+        let scaled = |x: Tensor| if self.attention_factor == 1.0 { x } else { x * self.attention_factor };
+        Ok(Rotation { cos: scaled(angles.cos()).to_kind(kind), sin: scaled(angles.sin()).to_kind(kind) })
     }
+
+    /// Radians per position, the same for all tokens or, `[batch, seq_len, head_dim / 2]`, by the length of each one's document.
+    fn frequencies_at(&self, position_ids: &Tensor, segment_ids: Option<&Tensor>) -> Result<Tensor, TchError> {
+        let plain = || self.frequencies.shallow_clone();
+        let Some((from, longer)) = self.longer.as_ref().filter(|_| position_ids.numel() > 0) else {
+            return Ok(plain());
+        };
+        if position_ids.max().int64_value(&[]) < *from {
+            return Ok(plain());
+        }
+        let lens = document_lens(position_ids, segment_ids)?.unsqueeze(-1); // [batch, seq_len or 1, 1]
+        longer.frequencies(&lens, *from)?.f_where_self(&lens.gt(*from), &self.frequencies)
+    }
+}
+
+/// For each token, one more than the last position of its document.
+fn document_lens(position_ids: &Tensor, segment_ids: Option<&Tensor>) -> Result<Tensor, TchError> {
+    let Some(segments) = segment_ids else { return Ok(position_ids.f_amax([1i64].as_slice(), true)? + 1) };
+    let segments = segments.to_device(position_ids.device());
+    let (size, most) = (segments.size(), segments.max().int64_value(&[]) + 1);
+    let rows = Tensor::arange(size[0], (Kind::Int64, segments.device())).unsqueeze(1); // [batch, 1]
+    let documents = (rows * most + segments).flatten(0, 1);
+    let ends = (position_ids.f_expand(&size, false)? + 1).flatten(0, 1);
+    let lens = Tensor::f_zeros([size[0] * most], (Kind::Int64, ends.device()))?;
+    let lens = lens.f_index_reduce(0, &documents, &ends, "amax", true)?;
+    lens.f_index_select(0, &documents)?.f_view(size.as_slice())
 }
 
 /// Cosines and sines of every token, shared by all blocks of a forward pass.
@@ -84,72 +107,38 @@ impl Rotation {
     }
 }
 
-/// Radians per position, in float32 like the reference whose rounding the weights were trained with.
-fn frequencies(config: &RotaryConfig, head_dim: i64) -> Tensor {
-    let exponents = Tensor::arange_start_step(0, head_dim, 2, (Kind::Float, Device::Cpu)) / head_dim as f64;
-    let plain = Tensor::pow_scalar(config.theta, &exponents).reciprocal(); // [head_dim / 2]
-    match config.scaling {
-        RotaryScaling::Default => plain,
-        RotaryScaling::Linear { factor } => plain / factor,
-        RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_len } => {
-            let original_len = original_len as f64;
-            let wavelengths = plain.reciprocal() * std::f64::consts::TAU;
-            // 1 where wavelengths are short, 0 where they are long.
-            let share =
-                (wavelengths.reciprocal() * original_len - low_freq_factor) / (high_freq_factor - low_freq_factor);
-            let share = share.clamp(0.0, 1.0);
-            &share * &plain + (1.0 - &share) * &plain / factor
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn numbers(config: &RotaryConfig, head_dim: i64) -> Vec<f32> {
-        Vec::try_from(frequencies(config, head_dim)).unwrap()
-    }
-
-    fn close(found: &[f32], expected: &[f64]) {
-        assert_eq!(found.len(), expected.len());
-        for (found, expected) in found.iter().zip(expected) {
-            assert!((f64::from(*found) - expected).abs() <= 1e-6 * expected, "{found} is not {expected}");
-        }
-    }
-
-    #[test]
-    fn frequencies_fall_by_powers_of_theta() {
-        let plain = RotaryConfig { theta: 10_000.0, scaling: RotaryScaling::Default, full_precision: false };
-        close(&numbers(&plain, 4), &[1.0, 0.01]);
-        let linear = RotaryConfig { scaling: RotaryScaling::Linear { factor: 4.0 }, ..plain };
-        close(&numbers(&linear, 4), &[0.25, 0.0025]);
-    }
-
-    #[test]
-    fn llama3_stretches_long_wavelengths_by_the_factor_and_short_ones_not_at_all() {
-        let scaling =
-            RotaryScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_len: 1000 };
-        // Wavelengths 2 pi (short: below 250), 200 pi (between: 1000 / (200 pi) = 1.5915), 20000 pi (long: above 1000).
-        let config = RotaryConfig { theta: 1e6, scaling, full_precision: false };
-        let share = (1000.0 / (200.0 * std::f64::consts::PI) - 1.0) / 3.0;
-        close(&numbers(&config, 6), &[1.0, 0.01 * (share + (1.0 - share) / 8.0), 1e-4 / 8.0]);
+    fn rotary(scaling: RotaryScaling) -> Rotary {
+        Rotary::new(&RotaryConfig { theta: 100.0, scaling, full_precision: false }, 8, Device::Cpu)
     }
 
     #[test]
     fn turned_queries_and_keys_know_only_their_distance() {
-        let rotary = Rotary::new(
-            &RotaryConfig { theta: 100.0, scaling: RotaryScaling::Default, full_precision: false },
-            8,
-            Device::Cpu,
-        );
+        let rotary = rotary(RotaryScaling::Default);
         let x = Tensor::arange(16, (Kind::Float, Device::Cpu)).view([1, 1, 2, 8]) / 16.0;
-        let at =
-            |position: i64| rotary.rotation(&Tensor::full([1, 1], position, (Kind::Int64, Device::Cpu)), Kind::Float);
+        let at = |position: i64| {
+            rotary.rotation(&Tensor::full([1, 1], position, (Kind::Int64, Device::Cpu)), None, Kind::Float).unwrap()
+        };
         let product = |q: i64, k: i64| {
             (at(q).apply(&x.narrow(2, 0, 1)) * at(k).apply(&x.narrow(2, 1, 1))).sum(Kind::Float).double_value(&[])
         };
         assert!((product(3, 1) - product(12, 10)).abs() < 1e-5);
         assert!((product(3, 1) - product(3, 2)).abs() > 1e-2);
+    }
+
+    #[test]
+    fn a_document_is_turned_by_its_own_length_whatever_stands_beside_it() {
+        let rotary = rotary(RotaryScaling::Dynamic { factor: 4.0, original_len: 4 });
+        let turned = |positions: &[i64], segments: Option<&[i64]>| {
+            let row = |ids: &[i64]| Tensor::from_slice(ids).unsqueeze(0);
+            rotary.rotation(&row(positions), segments.map(row).as_ref(), Kind::Float).unwrap().cos
+        };
+        let (long, short) = (turned(&[0, 1, 2, 3, 4, 5], None), turned(&[0, 1, 2], None));
+        assert_ne!(long.narrow(1, 0, 3), short);
+        let packed = turned(&[0, 1, 2, 3, 4, 5, 0, 1, 2, 0], Some(&[1, 1, 1, 1, 1, 1, 2, 2, 2, 0]));
+        assert_eq!((packed.narrow(1, 0, 6), packed.narrow(1, 6, 3)), (long, short));
     }
 }

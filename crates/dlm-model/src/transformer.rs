@@ -57,7 +57,7 @@ impl Transformer {
     ) -> Result<Tensor, TchError> {
         let (batch, seq_len) = ids.size2()?;
         let (kind, device) = (self.embedding.kind(), self.embedding.device());
-        let rotation = self.rotary.rotation(position_ids, kind);
+        let rotation = self.rotary.rotation(position_ids, layout.segment_ids.as_ref(), kind)?;
         let windowed = self.window.and_then(|window| Mask::windowed(layout, window, seq_len, kind, device));
         let pass =
             Pass { batch, seq_len, rotation, mask: Mask::new(layout, seq_len, kind, device), windowed, dropout_keys };
@@ -79,7 +79,7 @@ impl Transformer {
         keeps: bool,
     ) -> Result<Tensor, TchError> {
         let (batch, seq_len) = ids.size2()?;
-        let rotation = self.rotary.rotation(position_ids, self.embedding.kind());
+        let rotation = self.rotary.rotation(position_ids, None, self.embedding.kind())?;
         let pass = Pass { batch, seq_len, rotation, mask: Mask::Full, windowed: None, dropout_keys: None };
         let mut x = self.embed(&ids.flatten(0, 1))?;
         let mut kept = Vec::new();

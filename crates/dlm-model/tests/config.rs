@@ -43,7 +43,7 @@ fn both_generations_of_rotary_keys_say_the_same() {
     let new = config_with(&[("rope_theta", Value::Null), ("rope_parameters", parameters)]).unwrap();
     let scaling = RotaryScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_len: 32 };
     for config in [old, older, new] {
-        assert_eq!((config.rotary.theta, config.rotary.scaling), (5e5, scaling));
+        assert_eq!((config.rotary.theta, config.rotary.scaling), (5e5, scaling.clone()));
     }
     let linear = config_with(&[("rope_scaling", json!({ "type": "linear", "factor": 2.0 }))]).unwrap();
     assert_eq!(linear.rotary.scaling, RotaryScaling::Linear { factor: 2.0 });
@@ -51,10 +51,11 @@ fn both_generations_of_rotary_keys_say_the_same() {
 
 #[test]
 fn a_rotary_type_that_is_not_computed_is_refused_with_those_that_are() {
-    let message = refused(&[("rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 }))]);
+    let message = refused(&[("rope_scaling", json!({ "rope_type": "mrope", "factor": 4.0 }))]);
     assert_eq!(
         message,
-        "`rope_scaling.rope_type` is \"yarn\" in `config.json`, but must be `default`, `linear` or `llama3`"
+        "`rope_scaling.rope_type` is \"mrope\" in `config.json`, but must be `default`, `linear`, `dynamic`, `yarn`, `longrope` or \
+         `llama3`"
     );
     let message =
         refused(&[("rope_scaling", json!({ "rope_type": "linear", "factor": 2.0, "attention_factor": 1.5 }))]);
@@ -65,6 +66,138 @@ fn a_rotary_type_that_is_not_computed_is_refused_with_those_that_are() {
     assert!(refused(&both).contains("absent beside `rope_parameters`"));
     let clash = [("rope_theta", json!(1e4)), ("rope_parameters", json!({ "rope_theta": 1e6 }))];
     assert!(refused(&clash).contains("`rope_parameters.rope_theta` is 1000000.0"));
+}
+
+#[test]
+fn every_key_of_a_rope_scaling_is_read_or_refused() {
+    let scaling = |object: Value| config_with(&[("rope_scaling", object)]).map(|config| config.rotary.scaling);
+    let lists = json!({ "short_factor": [1, 1, 1, 1], "long_factor": [1, 2, 3, 4] });
+    let with = |base: &Value, key: &str, value: Value| {
+        let mut object = base.clone();
+        object[key] = value;
+        scaling(object)
+    };
+    // Where nothing is said, the length before scaling is the longest one, and factors follow from the lengths.
+    let yarn = json!({ "rope_type": "yarn" });
+    let plain = scaling(yarn.clone()).unwrap();
+    let RotaryScaling::Yarn { factor, original_len, .. } = plain else { panic!("{plain:?}") };
+    assert_eq!((factor, original_len), (1.0, 64));
+    let RotaryScaling::Yarn { factor, attention_factor, .. } =
+        with(&yarn, "original_max_position_embeddings", json!(16)).unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!((factor, attention_factor), (4.0, 0.1 * 4f64.ln() + 1.0));
+    for (key, value) in [
+        ("factor", json!(2.0)),
+        ("original_max_position_embeddings", json!(32)),
+        ("attention_factor", json!(0.9)),
+        ("beta_fast", json!(16)),
+        ("beta_slow", json!(2.5)),
+        ("truncate", json!(false)),
+    ] {
+        assert_ne!(with(&yarn, key, value).unwrap(), plain, "{key}");
+    }
+    let mut longrope = json!({ "rope_type": "longrope", "original_max_position_embeddings": 16 });
+    longrope.as_object_mut().unwrap().extend(lists.as_object().unwrap().clone());
+    let plain = scaling(longrope.clone()).unwrap();
+    for (key, value) in [
+        ("factor", json!(2.0)),
+        ("original_max_position_embeddings", json!(32)),
+        ("attention_factor", json!(1.5)),
+        ("short_factor", json!([1, 1, 1, 2])),
+        ("long_factor", json!([1, 1, 1, 2])),
+    ] {
+        assert_ne!(with(&longrope, key, value).unwrap(), plain, "{key}");
+    }
+    // One beside the object counts more than one in it, as in transformers.
+    let outer = config_with(&[("rope_scaling", longrope.clone()), ("original_max_position_embeddings", json!(8))]);
+    let RotaryScaling::LongRope { original_len: 8, .. } = outer.unwrap().rotary.scaling else { panic!() };
+
+    for (base, key, value, accepted) in [
+        (&yarn, "factor", json!(0.5), "a number of at least 1"),
+        (&yarn, "beta_fast", json!(0.5), "above `beta_slow`, which is 1"),
+        (&yarn, "attention_factor", json!(-1), "above 0"),
+        (&yarn, "truncate", json!(1), "true or false"),
+        (&longrope, "short_factor", json!([1, 2]), "a list of 4 numbers above 0"),
+        (&longrope, "long_factor", json!([1, 2, 3, 0]), "a list of 4 numbers above 0"),
+        (&json!({ "rope_type": "dynamic" }), "factor", json!("x"), "a number of at least 1"),
+        (&json!({ "rope_type": "dynamic", "factor": 2 }), "original_max_position_embeddings", json!(9), "64 or absent"),
+        (&json!({ "rope_type": "default" }), "partial_rotary_factor", json!(0.5), "1.0 or absent"),
+    ] {
+        let message = with(base, key, value).unwrap_err().to_string();
+        assert!(message.starts_with(&format!("`rope_scaling.{key}` is ")) && message.contains(accepted), "{message}");
+    }
+    for (object, key) in [
+        (json!({ "rope_type": "dynamic" }), "factor"),
+        (json!({ "rope_type": "longrope", "short_factor": [1, 1, 1, 1] }), "long_factor"),
+    ] {
+        assert!(matches!(scaling(object), Err(ModelError::MissingKey { key: found, .. }) if found.ends_with(key)));
+    }
+    for (kind, key) in [("dynamic", "beta_fast"), ("llama3", "mscale"), ("linear", "short_factor")] {
+        let object = json!({ "rope_type": kind, "factor": 2, "low_freq_factor": 1, "high_freq_factor": 2, key: 1 });
+        let refused = scaling(object).unwrap_err();
+        assert!(matches!(refused, ModelError::UnknownKey { .. }), "{kind} {key}: {refused}");
+    }
+}
+
+#[test]
+fn scaling_lengthens_what_is_read_where_the_reference_goes_beyond_the_length_that_is_named() {
+    let read = |object: Value| config_with(&[("rope_scaling", object)]).unwrap().max_seq_len();
+    assert_eq!(read(json!({ "rope_type": "dynamic", "factor": 2.5 })), 160);
+    assert_eq!(read(json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64 })), 256);
+    assert_eq!(read(json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16 })), 64);
+    assert_eq!(read(json!({ "rope_type": "linear", "factor": 4.0 })), 64);
+}
+
+#[test]
+fn every_key_of_a_config_shows_in_what_is_computed() {
+    type Field = fn(&ModelConfig) -> String;
+    let names = |architecture: &str, model_type: &str| {
+        vec![("architectures", json!([architecture])), ("model_type", json!(model_type))]
+    };
+    let (llama, qwen2) = (names("LlamaForCausalLM", "llama"), names("Qwen2ForCausalLM", "qwen2"));
+    let (qwen3, mistral) = (names("Qwen3ForCausalLM", "qwen3"), names("MistralForCausalLM", "mistral"));
+    let biases: Field = |c| format!("{} {} {}", c.has_qkv_bias, c.has_output_bias, c.has_mlp_bias);
+    type Case<'a> = (&'a [(&'a str, Value)], &'a str, Value, Field, &'a str);
+    let cases: Vec<Case<'_>> = vec![
+        (&llama, "vocab_size", json!(60), |c| c.vocab_size.to_string(), "60"),
+        (&llama, "hidden_size", json!(64), |c| format!("{} {}", c.hidden_size, c.head_dim), "64 16"),
+        (&llama, "intermediate_size", json!(80), |c| c.intermediate_size.to_string(), "80"),
+        (&llama, "num_hidden_layers", json!(3), |c| c.num_hidden_layers.to_string(), "3"),
+        (&llama, "num_attention_heads", json!(8), |c| format!("{} {}", c.num_attention_heads, c.head_dim), "8 4"),
+        (&llama, "num_key_value_heads", json!(1), |c| c.num_key_value_heads.to_string(), "1"),
+        (&llama, "head_dim", json!(16), |c| c.head_dim.to_string(), "16"),
+        (&llama, "hidden_act", json!("gelu_new"), |c| format!("{:?}", c.hidden_act), "GeluTanh"),
+        (&llama, "max_position_embeddings", json!(9), |c| c.max_seq_len().to_string(), "9"),
+        (&llama, "initializer_range", json!(0.5), |c| c.initializer_range.to_string(), "0.5"),
+        (&llama, "rms_norm_eps", json!(1e-3), |c| c.rms_norm_eps.to_string(), "0.001"),
+        (&llama, "tie_word_embeddings", json!(true), |c| c.tie_word_embeddings.to_string(), "true"),
+        (&llama, "rope_theta", json!(5e5), |c| c.rotary.theta.to_string(), "500000"),
+        (&llama, "attention_bias", json!(true), biases, "true true false"),
+        (&llama, "mlp_bias", json!(true), biases, "false false true"),
+        (&qwen3, "attention_bias", json!(true), biases, "true true false"),
+        (&mistral, "sliding_window", json!(7), |c| format!("{:?}", c.sliding_windows), "[Some(7), Some(7)]"),
+        (&llama, "pad_token_id", json!(3), |c| format!("{:?}", c.pad_token_id), "Some(3)"),
+        (&llama, "eos_token_id", json!(3), |c| format!("{:?}", c.eos_token_ids), "[3]"),
+        (&llama, "mask_token_id", json!(3), |c| format!("{:?}", c.mask_token_id), "Some(3)"),
+        (&llama, "dtype", json!("float16"), |c| format!("{:?}", c.stored_kind), "Some(Half)"),
+        (&llama, "torch_dtype", json!("bfloat16"), |c| format!("{:?}", c.stored_kind), "Some(BFloat16)"),
+    ];
+    for (names, key, value, field, expected) in cases {
+        let config = config_with(&[names, &[(key, value)]].concat()).unwrap();
+        assert_eq!(field(&config), expected, "{key}");
+        assert_ne!(field(&config_with(names).unwrap()), expected, "{key} is told apart by nothing");
+    }
+    assert_eq!(biases(&config_with(&qwen2).unwrap()), "true false false");
+    assert!(config_with(&qwen3).unwrap().has_qk_norm && !config_with(&qwen2).unwrap().has_qk_norm);
+    // Families without a key refuse it rather than pass it over.
+    for (names, key) in
+        [(&mistral, "attention_bias"), (&qwen2, "attention_bias"), (&qwen3, "mlp_bias"), (&mistral, "mlp_bias")]
+    {
+        let error = config_with(&[&names[..], &[(key, json!(true))]].concat()).unwrap_err();
+        assert!(matches!(error, ModelError::UnknownKey { .. }), "{error}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Folder, assert_same_parameters, config_with, model_with, write_tensors};
+use dlm_diffusion::{AttentionLayout, Denoiser, DenoiserInput};
 use dlm_model::{DiffusionInfo, LoadOptions, Model, ModelConfig, ModelError, ModelInfo, SaveOptions};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -294,12 +295,13 @@ fn json_value() -> impl Strategy<Value = Value> {
         any::<u64>().prop_map(Value::from),
         (-4i64..70).prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
-        prop_oneof!["llama3|linear|silu|default|float32|mitchell|rms", ".{0,6}"].prop_map(Value::from),
+        prop_oneof!["llama3|linear|dynamic|yarn|longrope|silu|default|float32|mitchell|rms", ".{0,6}"]
+            .prop_map(Value::from),
     ];
     leaf.prop_recursive(2, 8, 4, |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            proptest::collection::btree_map("rope_type|factor|rope_theta|mask_token_id|[a-z]{1,4}", inner, 0..4)
+            proptest::collection::btree_map("rope_type|factor|rope_theta|short_factor|long_factor|original_max_position_embeddings|beta_fast|mscale|mask_token_id|[a-z]{1,4}", inner, 0..4)
                 .prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     })
@@ -317,7 +319,7 @@ proptest! {
         let path = models[case.index(models.len())].join("config.json");
         let mut object = dlm_golden::json(&path).as_object().unwrap().clone();
         let keys: Vec<String> = object.keys().cloned().chain(
-            ["sliding_window", "layer_types", "rope_scaling", "diffusion", "n_kv_heads", "head_dim"].map(str::to_owned),
+            ["sliding_window", "layer_types", "rope_scaling", "rope_parameters", "diffusion", "n_kv_heads", "head_dim"].map(str::to_owned),
         ).collect();
         for (key, value) in changes {
             object.insert(keys[key.index(keys.len())].clone(), value);
@@ -325,6 +327,60 @@ proptest! {
         if let Ok(config) = ModelConfig::from_json(object, &path) {
             let _ = config.to_json();
         }
+    }
+
+    #[test]
+    fn no_rope_scaling_causes_a_panic_in_a_model_that_it_gives(
+        kind in prop_oneof![Just("linear"), Just("dynamic"), Just("yarn"), Just("longrope"), Just("llama3")],
+        numbers in proptest::collection::btree_map(
+            "factor|beta_fast|beta_slow|mscale|mscale_all_dim|attention_factor|low_freq_factor|high_freq_factor",
+            prop_oneof![1e-3..1e3f64, any::<f64>()], 0..6),
+        lists in proptest::collection::vec(prop_oneof![1.0..9.0f64, any::<f64>()], 8),
+        original in prop_oneof![1i64..90, any::<i64>()], theta in prop_oneof![1.0..1e6f64, any::<f64>()],
+        truncate: bool, head_dim in 1i64..9,
+    ) {
+        let mut scaling = serde_json::Map::from_iter(numbers.into_iter().map(|(key, number)| (key, json!(number))));
+        scaling.insert("rope_type".to_owned(), json!(kind));
+        scaling.insert("original_max_position_embeddings".to_owned(), json!(original));
+        match kind {
+            "longrope" => {
+                scaling.insert("short_factor".to_owned(), json!(lists[..4]));
+                scaling.insert("long_factor".to_owned(), json!(lists[4..]));
+            }
+            "yarn" => drop(scaling.insert("truncate".to_owned(), json!(truncate))),
+            _ => {}
+        }
+        let changes = [
+            ("rope_theta", json!(theta)), ("rope_scaling", Value::Object(scaling)), ("head_dim", json!(head_dim)),
+            ("num_hidden_layers", json!(1)), ("max_position_embeddings", json!(8)),
+        ];
+        if let Ok(config) = config_with(&changes) {
+            let mut model = Model::from_config(config, 1, &LoadOptions::default()).unwrap();
+            model.set_diffusion(DiffusionInfo::new(0, false)).unwrap();
+            let len = model.max_seq_len().min(12);
+            let ids = Tensor::zeros([1, len], (Kind::Int64, Device::Cpu));
+            let _ = model.hidden_states(&DenoiserInput::new(&ids, &AttentionLayout::full()));
+        }
+    }
+
+    #[test]
+    fn no_value_of_an_adapter_config_or_an_index_causes_a_panic(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), json_value()), 1..4), index in json_value(),
+    ) {
+        let golden = dlm_golden::model("llama_lora_adapter");
+        let mut object = dlm_golden::json(&golden.join("adapter_config.json")).as_object().unwrap().clone();
+        let keys: Vec<String> = object.keys().cloned().collect();
+        for (key, value) in changes {
+            let key = &keys[key.index(keys.len())];
+            // A rank or a token that fits gives a model; that takes long, and is not looked for here.
+            object.insert(key.clone(), value);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("adapter_config.json"), Value::Object(object).to_string()).unwrap();
+        let _ = common::model_with(&[("num_hidden_layers", json!(1))]).load_adapter(folder.path());
+        fs::write(folder.path().join("config.json"), Value::Object(common::config_json()).to_string()).unwrap();
+        fs::write(folder.path().join("model.safetensors.index.json"), json!({ "weight_map": index }).to_string()).unwrap();
+        prop_assert!(Model::load(folder.path(), &LoadOptions::default()).is_err());
     }
 
     #[test]

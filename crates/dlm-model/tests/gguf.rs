@@ -35,7 +35,7 @@ fn golden_models_come_back_from_the_gguf_that_they_were_written_to() {
         assert_same_parameters(&found.model, &model);
         let (found, expected) = (found.model.config(), model.config());
         assert_eq!(found.tie_word_embeddings, expected.tie_word_embeddings, "{name}");
-        assert_eq!((found.rms_norm_eps, found.rotary), (expected.rms_norm_eps, expected.rotary), "{name}");
+        assert_eq!((found.rms_norm_eps, &found.rotary), (expected.rms_norm_eps, &expected.rotary), "{name}");
         compared += 1;
     }
     assert_eq!(compared, 4);

@@ -54,6 +54,16 @@ impl<'a> Keys<'a> {
         self.positive(key)?.ok_or_else(|| self.missing(key))
     }
 
+    /// A list of so many numbers above zero.
+    pub(super) fn required_positives(&mut self, key: &str, len: i64) -> Result<Vec<f64>> {
+        let number = |value: &Value| value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
+        let numbers = |value: &'a Value| {
+            let list = value.as_array().filter(|list| list.len() as i64 == len)?;
+            list.iter().map(number).collect::<Option<Vec<f64>>>()
+        };
+        self.get(key, &format!("a list of {len} numbers above 0"), numbers)?.ok_or_else(|| self.missing(key))
+    }
+
     pub(super) fn flag(&mut self, key: &str) -> Result<Option<bool>> {
         self.get(key, "true or false", Value::as_bool)
     }
@@ -135,7 +145,8 @@ impl<'a> Keys<'a> {
         ModelError::Value { path: self.path.to_owned(), key, found: found.to_string(), accepted: accepted.into() }
     }
 
-    fn missing(&self, key: &str) -> ModelError {
+    /// The error of a key that is needed and absent.
+    pub(super) fn missing(&self, key: &str) -> ModelError {
         ModelError::MissingKey { path: self.path.to_owned(), key: format!("{}{key}", self.prefix) }
     }
 

@@ -21,6 +21,10 @@ pub(super) fn companions(file: &File, config: &ModelConfig) -> Result<Vec<(Strin
         return Err(file.unsupported("tokenizer", model, "gpt2, which is byte-level BPE"));
     }
     let tokens = texts(file, "tokenizer.ggml.tokens")?;
+    if tokens.len() as i64 > config.vocab_size {
+        let rows = config.vocab_size;
+        return Err(file.damaged(format!("its tokenizer has {} tokens, but its embedding {rows} rows", tokens.len())));
+    }
     let kinds = match file.list("tokenizer.ggml.token_type")? {
         Some(kinds) if kinds.len() == tokens.len() => kinds,
         Some(kinds) => {
@@ -87,7 +91,7 @@ pub(super) fn companions(file: &File, config: &ModelConfig) -> Result<Vec<(Strin
             settings.insert(key.to_owned(), json!(token));
         }
     }
-    settings.insert("model_max_length".to_owned(), json!(config.max_position_embeddings));
+    settings.insert("model_max_length".to_owned(), json!(config.max_seq_len()));
     if let Some(template) = file.text("tokenizer.chat_template")? {
         settings.insert("chat_template".to_owned(), json!(template));
     }
