@@ -3,6 +3,7 @@
 
     python3 benches/data_prepare.py [--tokenizer FOLDER] [--runs N] [FILE...]     rows per second and memory
     python3 benches/data_prepare.py --memory [--tokenizer FOLDER] [FILE...]       peak memory for 200 MB and for 2 GB of input
+    python3 benches/data_prepare.py --kills N [--tokenizer FOLDER] [FILE...]      N times killed and begun again: the same bytes?
 
 A FILE is JSON Lines with a column `text`, or with `instruction` and `output`. Without one, text is gathered from the cargo
 registry as for the demo. A tokenizer to measure with comes from
@@ -11,9 +12,12 @@ is trained on the first file. Both ways are run in turn, from the start of the p
 median counts. The release build of `dlm` is made first, or is that which `DLM` names; Python's environment comes from PyPI.
 """
 import argparse
+import hashlib
 import json
 import os
 import pathlib
+import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -54,14 +58,14 @@ def columns(file):
         return json.loads(next(lines)).keys()
 
 
-def pipeline(file, tokenizer, folder):
+def pipeline(file, tokenizer, folder, output=""):
     """The pipeline file that does with `file` what the Python way does."""
     quoted = json.dumps  # a TOML string, too
     steps = ["[[source]]", f"path = {quoted(str(file))}"]
     if "text" not in columns(file):
         steps += ["[[step]]", "select = [" + quoted("concat(instruction, chr(10), output) as text") + "]"]
     steps += ["[[step]]", f"tokenize = {{ tokenizer = {quoted(str(tokenizer))}, add_eos = true }}"]
-    steps += ["[[step]]", f"pack = {{ sequence_len = {SEQUENCE_LEN} }}"]
+    steps += ["[[step]]", f"pack = {{ sequence_len = {SEQUENCE_LEN} }}", output]
     path = folder / f"{file.stem}.toml"
     path.write_text("\n".join(steps) + "\n")
     return path
@@ -118,11 +122,52 @@ def memory(program, tokenizer, files):
     print(f"ten times the input takes {100 * (peaks[1] / peaks[0] - 1):+.1f} % memory")
 
 
+def digest(folder):
+    """A hash over the names and bytes of a folder's files."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        total.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def kills(program, tokenizer, files, count):
+    """Kills preparations at random moments and begins them again; what comes out has to be what an unbroken run writes."""
+    moments = random.Random(0)
+    for file in files:
+        with tempfile.TemporaryDirectory(dir=CLONE / "target") as scratch:
+            scratch = pathlib.Path(scratch)
+            plan = pipeline(file, tokenizer, scratch, "[output]\npath = \"out\"\nshard_tokens = 500_000")
+            command = [program, "data", "prepare", plan, "--output"]
+            whole, wholes = {}, []
+            for threads in (2, 1):
+                elapsed_s, _ = measure(command + [scratch / f"whole{threads}", "--threads", threads])
+                whole[threads] = elapsed_s
+                wholes.append(digest(scratch / f"whole{threads}"))
+            assert wholes[0] == wholes[1], "one thread writes other bytes than two"
+            killed, finished, under_way = 0, 0, False
+            while killed < count or under_way:
+                process = subprocess.Popen([str(word) for word in command + [scratch / "out"]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                try:
+                    # A moment anywhere in a run, until there were enough.
+                    process.communicate(timeout=moments.uniform(0, whole[2]) if killed < count else None)
+                    assert process.returncode == 0, "a preparation that was begun again failed"
+                    assert digest(scratch / "out") == wholes[0], "other bytes than those of an unbroken run"
+                    finished, under_way = finished + 1, False
+                    shutil.rmtree(scratch / "out")
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+                    killed, under_way = killed + 1, True
+            print(f"{file.name:24} killed {killed} times, {finished} preparations came to their end: all the same bytes, as with one thread", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=pathlib.Path)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--kills", type=int)
     parser.add_argument("files", metavar="FILE", type=pathlib.Path, nargs="*")
     arguments = parser.parse_args()
     program = dlm()
@@ -136,7 +181,9 @@ def main():
             tokenizer = pathlib.Path(scratch) / "tokenizer"
             plan = pipeline(files[0], tokenizer, pathlib.Path(scratch))
             measure([program, "tokenizer", "train", plan, "--vocab-size", 8192, "--output", tokenizer])
-        if arguments.memory:
+        if arguments.kills:
+            kills(program, tokenizer, files, arguments.kills)
+        elif arguments.memory:
             memory(program, tokenizer, files)
         else:
             speed(program, tokenizer, files, arguments.runs)

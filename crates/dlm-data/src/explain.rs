@@ -5,7 +5,7 @@ use crate::{
     pipeline::Pipeline,
     plan::{Resources, Until, lower},
     source::SourceFile,
-    step::{Dedup, Overlong, Pack, PackStrategy, Split, Step, Tokenize},
+    step::{Chunk, Dedup, Found, Overlong, Pack, PackStrategy, Side, Split, Step, Tokenize, Truncate},
 };
 use datafusion::{
     arrow::datatypes::{DataType, SchemaRef},
@@ -59,16 +59,53 @@ fn in_words(pipeline: &Pipeline, files: &[SourceFile], columns: &[SchemaRef]) ->
     Ok(text)
 }
 
-/// What a step does, as one would say it. A step without words of its own shows its options.
+/// What a step does, as one would say it.
 fn sentence(step: &Step, makes_conversation: bool) -> Result<String> {
     Ok(match step {
         Step::Filter(condition) => format!("keeps the rows for which `{condition}`"),
         Step::Select(expressions) => format!("replaces the columns by {}", quoted(expressions)),
-        Step::Dedup(dedup) if is_plain(dedup) && dedup.on.is_empty() => {
-            "keeps the first of rows that are equal in all columns".to_owned()
+        Step::Rename(names) => {
+            let names: Vec<String> = names.iter().map(|(old, new)| format!("`{old}` to `{new}`")).collect();
+            format!("renames {}", names.join(", "))
         }
-        Step::Dedup(dedup) if is_plain(dedup) => {
-            format!("keeps the first of rows that are equal in {}", quoted(&dedup.on))
+        Step::Map(columns) => {
+            let columns: Vec<String> = columns.iter().map(|(name, value)| format!("`{name}` to `{value}`")).collect();
+            format!("sets {}", columns.join(", "))
+        }
+        Step::Sql(query) => format!("gives what `{query}` finds"),
+        Step::Limit(rows) => format!("keeps the first {rows} rows"),
+        Step::Sample(sample) => {
+            let share = sample.share.map(|share| format!("about {} % of the rows", percent(share)));
+            let count = sample.count.map(|count| format!("{count} rows"));
+            let what: Vec<String> = share.into_iter().chain(count).collect();
+            let on = if sample.on.is_empty() { "all columns".to_owned() } else { quoted(&sample.on) };
+            format!("keeps {} chosen at random by {on} (seed {})", what.join(", of those "), sample.seed)
+        }
+        Step::Normalize(_) => format!("gives texts one spelling: {}", options(step)?),
+        Step::Quality(_) => format!("leaves out rows that break a rule: {}", options(step)?),
+        Step::Dedup(Dedup { near: Some(near), .. }) => format!(
+            "keeps the first of rows whose `{}` shares {} % or more of its runs of {} words, found by {} hashes (seed {})",
+            near.column,
+            percent(near.threshold),
+            near.ngram,
+            near.permutations,
+            near.seed
+        ),
+        Step::Dedup(Dedup { on, near: None }) => {
+            let on = if on.is_empty() { "all columns".to_owned() } else { quoted(on) };
+            format!("keeps the first of rows that are equal in {on}")
+        }
+        Step::Decontaminate(decontaminate) => {
+            let found = match decontaminate.action {
+                Found::Drop => "leaves out",
+                Found::Report => "marks",
+            };
+            format!(
+                "{found} rows that quote runs of {} words of {}: {}",
+                decontaminate.ngram,
+                quoted(&decontaminate.against),
+                options(step)?
+            )
         }
         Step::Shuffle(shuffle) => format!("brings all rows into a random order (seed {})", shuffle.seed),
         Step::Split(Split { validation, seed, .. }) => format!(
@@ -85,32 +122,35 @@ fn sentence(step: &Step, makes_conversation: bool) -> Result<String> {
             };
             format!("turns {what} into token ids of `{}`{end}", tokenizer.display())
         }
+        Step::AnswerTail(_) => format!("puts tokens behind answers: {}", options(step)?),
+        Step::Truncate(Truncate { max_tokens, side }) => {
+            let end = match side {
+                Side::Left => "the beginning",
+                Side::Right => "the end",
+            };
+            format!("cuts {end} of documents of more than {max_tokens} tokens off")
+        }
+        Step::Chunk(Chunk { max_tokens, overlap }) => {
+            let overlap =
+                if *overlap == 0 { String::new() } else { format!(", each with the last {overlap} of the one before") };
+            format!("cuts documents into pieces of {max_tokens} tokens{overlap}")
+        }
         Step::Pack(Pack { sequence_len, strategy, overlong, .. }) => {
             let strategy = match strategy {
                 PackStrategy::FirstFitDecreasing => "the longest first, each into the first with room",
                 PackStrategy::FirstFit => "in their order, each into the first with room",
                 PackStrategy::Sequential => "in their order, each into the last or a new one",
+                PackStrategy::Concatenate => "in their order, cut wherever a row is full",
                 PackStrategy::Alone => "each into one of its own",
-                #[allow(unreachable_patterns)] // its options say it
-                _ => return options(step),
             };
             let overlong = match overlong {
                 Overlong::Cut => "documents that are longer are cut",
                 Overlong::Drop => "documents that are longer are left out",
-                #[allow(unreachable_patterns)]
-                _ => return options(step),
+                Overlong::Raise => "a document that is longer is an error",
             };
             format!("puts documents into rows of {sequence_len} tokens, {strategy}; {overlong}")
         }
-        other => options(other)?,
     })
-}
-
-/// Whether nothing but the columns is said.
-fn is_plain(dedup: &Dedup) -> bool {
-    let mut plain = Dedup::default();
-    plain.on.clone_from(&dedup.on);
-    plain == *dedup
 }
 
 /// The options of a step as TOML on one line.

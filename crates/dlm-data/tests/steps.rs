@@ -630,6 +630,11 @@ fn all_steps_together_write_the_same_bytes_with_one_thread_and_three_and_can_be_
         "Truncate:",
         "Chunk:",
         "normalize_nfc_trim",
+        "keeps about 90 % of the rows chosen at random by all columns (seed 1)",
+        "shares 80 % or more of its runs of 5 words",
+        "leaves out rows that quote runs of 13 words of `eval.jsonl`",
+        "cuts the end of documents of more than 60 tokens off",
+        "cuts documents into pieces of 25 tokens, each with the last 3 of the one before",
     ] {
         assert!(plan.contains(node), "{node} is missing in\n{plan}");
     }
