@@ -147,7 +147,7 @@ impl Fast {
         memory: &mut Memory,
         output: &mut Output<'_>,
     ) -> Result<(), NoSpans> {
-        if output.spans.is_some() && !self.bpe.has_all_bytes() {
+        if output.spans.is_some() && !self.bpe.spells(text.as_bytes()) {
             return Err(NoSpans); // the library shifts the spans of what follows a byte that it leaves out
         }
         let Memory { cache, buffers } = memory;

@@ -136,7 +136,7 @@ fn write_counts(out: &mut impl Write, manifest: &Manifest) -> anyhow::Result<()>
         let reasons = step.reasons.iter().map(|(reason, rows)| format!("{reason} {}", HumanCount(*rows)));
         let reasons = reasons.collect::<Vec<_>>().join(", ");
         let reasons = if reasons.is_empty() { reasons } else { format!(" ({reasons})") };
-        writeln!(out, "{:<12}{} rows left{reasons}", step.step, HumanCount(step.rows))?;
+        writeln!(out, "{:<12}{} rows behind {}{reasons}", "left", HumanCount(step.rows), step.step)?;
     }
     if account.dropped_empty_documents > 0 {
         writeln!(out, "{:<12}{} rows: empty documents", "left out", HumanCount(account.dropped_empty_documents))?;

@@ -72,9 +72,9 @@ impl Bpe {
         })
     }
 
-    /// Whether every byte has a token. Without one it is left out, as the library does where there is no `unk` token.
-    pub(super) fn has_all_bytes(&self) -> bool {
-        self.has_all_bytes
+    /// Whether every byte of a text has a token. Without one it is left out, as the library does where there is no `unk` token.
+    pub(super) fn spells(&self, bytes: &[u8]) -> bool {
+        self.has_all_bytes || bytes.iter().all(|&byte| self.byte_ids[usize::from(byte)] != NONE)
     }
 
     /// Length in bytes of a token.
