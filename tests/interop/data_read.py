@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 DLM = os.environ.get("DLM", "dlm")
 TOKENIZER = pathlib.Path(__file__).resolve().parents[1] / "golden/models/llama"
-LENGTH = 64
+LENGTH = 256
 INTEGERS = {"input_ids": "int32", "labels": "int32", "segment_ids": "int32", "position_ids": "int32", "document_ids": "int64", "document_offsets": "int64"}
 
 
