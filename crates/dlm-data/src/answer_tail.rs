@@ -6,15 +6,12 @@ use crate::{
     error::{DataError, Result},
     plan::ROW,
     shuffle::keyed,
-    stage::{Stage, map_in_order},
+    stage::BatchStage,
     tokenize::{INPUT_IDS, LABELS, Tokens, int32_lists, signed},
 };
-use datafusion::{
-    arrow::{
-        array::{ArrayRef, AsArray, RecordBatch},
-        datatypes::{Field, Int32Type, Int64Type, SchemaRef},
-    },
-    execution::{SendableRecordBatchStream, TaskContext},
+use datafusion::arrow::{
+    array::{ArrayRef, AsArray, RecordBatch},
+    datatypes::{Field, Int32Type, Int64Type, SchemaRef},
 };
 use dlm_tokenizer::{Tokenizer, TokenizerError};
 use serde::{Deserialize, Serialize};
@@ -144,7 +141,7 @@ pub(crate) struct AnswerTailStage {
     pub(crate) threads: usize,
 }
 
-impl Stage for AnswerTailStage {
+impl BatchStage for AnswerTailStage {
     fn name(&self) -> &'static str {
         "AnswerTail"
     }
@@ -157,18 +154,11 @@ impl Stage for AnswerTailStage {
         Arc::clone(&self.input)
     }
 
-    fn run(
-        self: Arc<Self>,
-        input: SendableRecordBatchStream,
-        _: &Arc<TaskContext>,
-    ) -> datafusion::error::Result<SendableRecordBatchStream> {
-        let (schema, threads) = (self.schema(), self.threads);
-        Ok(map_in_order(input, schema, threads, move |batch| Ok(self.map(batch))))
+    fn threads(&self) -> usize {
+        self.threads
     }
-}
 
-impl AnswerTailStage {
-    fn map(&self, batch: &RecordBatch) -> RecordBatch {
+    fn map(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let rows = batch[ROW].as_primitive::<Int64Type>();
         let list =
             |name: &str, i: usize| batch[name].as_list::<i32>().value(i).as_primitive::<Int32Type>().values().to_vec();
@@ -187,7 +177,7 @@ impl AnswerTailStage {
             }
         };
         let columns = self.input.fields().iter().map(column).collect();
-        RecordBatch::try_new(Arc::clone(&self.input), columns).expect("the columns are those of the schema")
+        Ok(RecordBatch::try_new(Arc::clone(&self.input), columns).expect("the columns are those of the schema"))
     }
 }
 

@@ -6,18 +6,14 @@ use crate::{
     plan::ROW,
     row::row,
     scan::RowMap,
-    stage::{Stage, map_in_order},
+    stage::BatchStage,
 };
-use datafusion::{
-    arrow::{
-        array::{
-            Array, ArrayRef, AsArray, BooleanArray, Int8Array, Int32Array, ListArray, RecordBatch, StringArray,
-            StructArray,
-        },
-        buffer::OffsetBuffer,
-        datatypes::{DataType, Field, Fields, Int8Type, Int32Type, Int64Type, Schema, SchemaRef},
+use datafusion::arrow::{
+    array::{
+        Array, ArrayRef, AsArray, BooleanArray, Int8Array, Int32Array, ListArray, RecordBatch, StringArray, StructArray,
     },
-    execution::{SendableRecordBatchStream, TaskContext},
+    buffer::OffsetBuffer,
+    datatypes::{DataType, Field, Fields, Int8Type, Int32Type, Int64Type, Schema, SchemaRef},
 };
 use dlm_tokenizer::Specials;
 use std::sync::Arc;
@@ -40,7 +36,7 @@ pub(crate) struct ChatStage {
     pub(crate) threads: usize,
 }
 
-impl Stage for ChatStage {
+impl BatchStage for ChatStage {
     fn name(&self) -> &'static str {
         "Chat"
     }
@@ -56,17 +52,10 @@ impl Stage for ChatStage {
         Arc::new(Schema::new(others.cloned().chain([format, chat]).collect::<Fields>()))
     }
 
-    fn run(
-        self: Arc<Self>,
-        input: SendableRecordBatchStream,
-        _: &Arc<TaskContext>,
-    ) -> datafusion::error::Result<SendableRecordBatchStream> {
-        let (schema, threads) = (self.schema(), self.threads);
-        Ok(map_in_order(input, schema, threads, move |batch| self.map(batch)))
+    fn threads(&self) -> usize {
+        self.threads
     }
-}
 
-impl ChatStage {
     fn map(&self, batch: &RecordBatch) -> crate::Result<RecordBatch> {
         let rows = batch[ROW].as_primitive::<Int64Type>();
         let formats = match self.formats.as_slice() {

@@ -4,16 +4,13 @@ use crate::{
     account::Account,
     batch::IGNORE_INDEX,
     error::{DataError, Result},
-    stage::{Stage, map_in_order},
+    stage::BatchStage,
     tokenize::{INPUT_IDS, LABELS, int32_lists},
 };
-use datafusion::{
-    arrow::{
-        array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt64Array},
-        compute::take,
-        datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef},
-    },
-    execution::{SendableRecordBatchStream, TaskContext},
+use datafusion::arrow::{
+    array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt64Array},
+    compute::take,
+    datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef},
 };
 use serde::{Deserialize, Serialize};
 use std::{ops::Range, sync::Arc};
@@ -137,7 +134,7 @@ struct Pieces {
     repeated: Vec<(usize, u64)>,
 }
 
-impl Stage for CutStage {
+impl BatchStage for CutStage {
     fn name(&self) -> &'static str {
         match self.cut {
             Cut::Truncate(_) => "Truncate",
@@ -160,17 +157,10 @@ impl Stage for CutStage {
         Arc::new(Schema::new(fields))
     }
 
-    fn run(
-        self: Arc<Self>,
-        input: SendableRecordBatchStream,
-        _: &Arc<TaskContext>,
-    ) -> datafusion::error::Result<SendableRecordBatchStream> {
-        let (schema, threads) = (self.schema(), self.threads);
-        Ok(map_in_order(input, schema, threads, move |batch| self.map(batch)))
+    fn threads(&self) -> usize {
+        self.threads
     }
-}
 
-impl CutStage {
     fn map(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let (ids, labels) = (batch[INPUT_IDS].as_list::<i32>(), batch[LABELS].as_list::<i32>());
         let before = batch.column_by_name(OFFSET).map(|column| column.as_primitive::<Int64Type>());
@@ -199,7 +189,9 @@ impl CutStage {
         let columns = schema.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
         Ok(RecordBatch::try_new(Arc::clone(&schema), columns).expect("the columns are those of the schema"))
     }
+}
 
+impl CutStage {
     fn cut(&self, row: usize, ids: &[i32], labels: &[i32], first: i64, pieces: &mut Pieces) {
         let mut push = |range: Range<usize>, context: usize| {
             let mut labels = labels[range.clone()].to_vec();

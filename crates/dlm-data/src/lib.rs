@@ -67,6 +67,7 @@ mod leak;
 mod ledger;
 mod limits;
 mod lower_rows;
+mod lower_tokens;
 mod manifest;
 mod memory;
 mod messages;

@@ -5,26 +5,20 @@
 
 use crate::{
     account::Account,
-    answer_tail::{AnswerTail, AnswerTailStage},
-    chat::{ChatFormat, expect_template},
     chat_options::Chat,
-    chat_stage::{CHAT, ChatStage},
     checkpoint::{Notes, Packed, Resume},
     cut::Cut,
     error::{DataError, Result},
-    functions::is_validation,
     ledger::Ledger,
-    number::{NUMBER, NumberStage},
-    packing::{PackStage, require},
+    number::NUMBER,
+    packing::require,
     pipeline::Pipeline,
-    remote,
     scan::{RowMap, SourcesTable},
     source::{self, SourceFile, Sources},
     sql::refuse_volatile,
     stage::{Stage, StageNode, StageQueryPlanner},
-    step::{Pack, Split, Step, Tokenize},
+    step::{Split, Step},
     text_functions::text_functions,
-    tokenize::{Encoder, INPUT_IDS, TokenizeStage, signed},
 };
 use datafusion::{
     arrow::datatypes::SchemaRef,
@@ -39,7 +33,6 @@ use datafusion::{
 use dlm_tokenizer::Tokenizer;
 use std::{
     num::NonZero,
-    path::PathBuf,
     sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
@@ -183,15 +176,15 @@ pub(crate) struct Lowering<'a> {
     pub(crate) account: Arc<Account>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) reference_files: Vec<SourceFile>,
-    tokenizer: Option<Arc<Tokenizer>>,
-    pad_id: Option<i32>,
+    pub(crate) tokenizer: Option<Arc<Tokenizer>>,
+    pub(crate) pad_id: Option<i32>,
     /// The formats of conversations, once there are any.
-    chats: Vec<Chat>,
+    pub(crate) chats: Vec<Chat>,
     /// The split, until it is done.
-    split: Option<Split>,
-    resume: Arc<Resume>,
-    notes: Notes,
-    packed: Arc<Mutex<Packed>>,
+    pub(crate) split: Option<Split>,
+    pub(crate) resume: Arc<Resume>,
+    pub(crate) notes: Notes,
+    pub(crate) packed: Arc<Mutex<Packed>>,
 }
 
 impl<'a> Lowering<'a> {
@@ -288,162 +281,6 @@ impl<'a> Lowering<'a> {
         let ours = [ROW, NUMBER, VALIDATION].into_iter().filter(|ours| self.schema().column_with_name(ours).is_some());
         columns.splice(0..0, ours.map(name));
         self.change("select", |frame| frame.select(columns))
-    }
-
-    /// Marks the documents of the validation side.
-    fn mark_validation(&mut self) -> Result<()> {
-        match self.split.take() {
-            None => Ok(()),
-            Some(split) => {
-                require("split", &self.schema(), INPUT_IDS)?;
-                let side = is_validation(&split).call(vec![name(INPUT_IDS)]);
-                self.change("split", |frame| frame.with_column(VALIDATION, side))
-            }
-        }
-    }
-
-    /// Makes conversations: of rows whose source has a format of its own by that, of the others by `default`.
-    fn chat(&mut self, default: Option<&Chat>) -> Result<()> {
-        let step = self.pipeline.tokenize_step().ok_or_else(|| {
-            DataError::pipeline("the step `chat` needs a `tokenize` step behind it, whose tokenizer it uses")
-        })?;
-        let (tokenizer, path) = self.load(step)?;
-        let schema = self.schema();
-        let mut of_source = Vec::new();
-        for source in &self.pipeline.source {
-            let chat = source.chat.as_ref().or(default).ok_or_else(|| {
-                let path = &source.path;
-                DataError::pipeline(format!(
-                    "the source `{path}` has no `chat` of its own, and there is no step `chat`"
-                ))
-            })?;
-            let known = self.chats.iter().position(|known| known == chat);
-            of_source.push(known.unwrap_or(self.chats.len()));
-            if known.is_none() {
-                chat.required_columns().into_iter().try_for_each(|name| require("chat", &schema, name))?;
-                expect_template(chat, &tokenizer, path.clone())?;
-                self.chats.push(chat.clone());
-            }
-        }
-        if let (Some(step), [_, _, ..]) = (self.rows.maker(), self.chats.as_slice()) {
-            return Err(DataError::pipeline(format!(
-                "behind `{step}` no row has a source any more, so that sources cannot have a `chat` of their own: \
-                 use one step `chat`"
-            )));
-        }
-        let base = &self.pipeline.base;
-        let format = |chat: &Chat| ChatFormat::new(chat, Arc::clone(&tokenizer), base);
-        self.add(ChatStage {
-            formats: self.chats.iter().map(format).collect::<Result<_>>()?,
-            of_source,
-            options: self.chats.iter().map(Chat::describe).collect::<Vec<_>>().join("; "),
-            input: schema,
-            rows: Arc::clone(&self.rows),
-            threads: self.resources.threads,
-        })
-    }
-
-    /// Gives documents their numbers, before that step.
-    fn number(&mut self, next: &Step) -> Result<()> {
-        if let Step::Tokenize(tokenize) = next
-            && self.chats.is_empty()
-            && self.pipeline.source.iter().all(|source| source.chat.is_none())
-        {
-            // Columns that nobody asks for behind this need not even be read from the files.
-            require("tokenize", &self.schema(), &tokenize.column)?;
-            let columns = vec![name(ROW), name(&tokenize.column)];
-            self.change("tokenize", |frame| frame.select(columns))?;
-        }
-        self.add(NumberStage { input: self.schema(), resume: Arc::clone(&self.resume) })
-    }
-
-    pub(crate) fn is_numbered(&self) -> bool {
-        self.schema().column_with_name(NUMBER).is_some()
-    }
-
-    fn tokenize(&mut self, step: &Tokenize) -> Result<()> {
-        if self.chats.is_empty() && self.pipeline.source.iter().any(|source| source.chat.is_some()) {
-            self.chat(None)?;
-        }
-        let text = self.chats.is_empty().then(|| step.column.clone());
-        require("tokenize", &self.schema(), text.as_deref().unwrap_or(CHAT))?;
-        let (tokenizer, path) = self.load(step)?;
-        let encoder = |chat| Encoder::new(Arc::clone(&tokenizer), &path, step, chat);
-        let encoders = match self.chats.as_slice() {
-            [] => vec![encoder(None)?],
-            chats => chats.iter().map(|chat| encoder(Some(chat))).collect::<Result<_>>()?,
-        };
-        self.add(TokenizeStage {
-            step: step.clone(),
-            text,
-            encoders,
-            rows: Arc::clone(&self.rows),
-            account: Arc::clone(&self.account),
-            is_numbered: self.is_numbered(),
-            threads: self.resources.threads,
-        })
-    }
-
-    fn answer_tail(&mut self, tail: &AnswerTail) -> Result<()> {
-        for column in [INPUT_IDS, crate::tokenize::LABELS] {
-            require("answer_tail", &self.schema(), column)?;
-        }
-        let tokenize =
-            self.pipeline.tokenize_step().ok_or_else(|| DataError::pipeline("`answer_tail` needs `tokenize`"))?;
-        let (tokenizer, path) = self.load(tokenize)?;
-        self.add(AnswerTailStage {
-            tail: tail.clone(),
-            ids: tail.ids(&tokenizer, &path)?,
-            sequence_len: self.pipeline.pack_step().map_or(usize::MAX, |pack| pack.sequence_len),
-            input: self.schema(),
-            account: Arc::clone(&self.account),
-            threads: self.resources.threads,
-        })
-    }
-
-    fn pack(&mut self, step: &Pack) -> Result<()> {
-        for column in [INPUT_IDS, crate::tokenize::LABELS] {
-            require("pack", &self.schema(), column)?;
-        }
-        let tokenize = self.pipeline.tokenize_step().ok_or_else(|| DataError::pipeline("`pack` needs `tokenize`"))?;
-        let (tokenizer, path) = self.load(tokenize)?;
-        let special = tokenizer.special();
-        let pad = special.pad.as_ref().or(special.eos.as_ref()).ok_or(DataError::NoPadding { path })?;
-        let pad_id = signed(pad.id);
-        self.pad_id = Some(pad_id);
-        self.add(PackStage {
-            step: step.clone(),
-            pad_id,
-            vocab_size: tokenizer.len(),
-            rows: Arc::clone(&self.rows),
-            account: Arc::clone(&self.account),
-            resume: Arc::clone(&self.resume),
-            notes: Arc::clone(&self.notes),
-            packed: Arc::clone(&self.packed),
-        })
-    }
-
-    /// The tokenizer of a tokenize step, loaded once.
-    fn load(&mut self, step: &Tokenize) -> Result<(Arc<Tokenizer>, PathBuf)> {
-        let path = match step.tokenizer.to_str().filter(|path| remote::is_remote(path)) {
-            Some(address) => PathBuf::from(address),
-            None => self.pipeline.resolve(&step.tokenizer),
-        };
-        let tokenizer = match &self.tokenizer {
-            Some(tokenizer) => Arc::clone(tokenizer),
-            None => {
-                let mut tokenizer = match path.to_str().filter(|path| remote::is_remote(path)) {
-                    Some(address) => Tokenizer::load(&remote::tokenizer(address, &self.pipeline.remote)?)?,
-                    None => Tokenizer::load(&path)?,
-                };
-                for (role, text) in &step.special_tokens {
-                    tokenizer.set_special(role, text)?;
-                }
-                Arc::new(tokenizer)
-            }
-        };
-        self.tokenizer = Some(Arc::clone(&tokenizer));
-        Ok((tokenizer, path))
     }
 
     /// Puts a node of ours on top.

@@ -6,16 +6,13 @@ use crate::{
     plan::ROW,
     row::strings,
     scan::RowMap,
-    stage::{Stage, map_in_order},
+    stage::BatchStage,
     text_stats::{self as stats, MIN_WORDS_PER_LINE, STOP_WORDS, WordRuns},
 };
-use datafusion::{
-    arrow::{
-        array::{Array, AsArray, BooleanArray, RecordBatch},
-        compute::filter_record_batch,
-        datatypes::{Int64Type, SchemaRef},
-    },
-    execution::{SendableRecordBatchStream, TaskContext},
+use datafusion::arrow::{
+    array::{Array, AsArray, BooleanArray, RecordBatch},
+    compute::filter_record_batch,
+    datatypes::{Int64Type, SchemaRef},
 };
 use serde::{Deserialize, Serialize};
 use std::{cell::OnceCell, sync::Arc};
@@ -246,7 +243,7 @@ pub(crate) struct QualityStage {
     pub(crate) threads: usize,
 }
 
-impl Stage for QualityStage {
+impl BatchStage for QualityStage {
     fn name(&self) -> &'static str {
         "Quality"
     }
@@ -260,17 +257,10 @@ impl Stage for QualityStage {
         Arc::clone(&self.input)
     }
 
-    fn run(
-        self: Arc<Self>,
-        input: SendableRecordBatchStream,
-        _: &Arc<TaskContext>,
-    ) -> datafusion::error::Result<SendableRecordBatchStream> {
-        let (schema, threads) = (self.schema(), self.threads);
-        Ok(map_in_order(input, schema, threads, move |batch| self.map(batch)))
+    fn threads(&self) -> usize {
+        self.threads
     }
-}
 
-impl QualityStage {
     fn map(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let rows = batch[ROW].as_primitive::<Int64Type>();
         let column = &self.step.column;

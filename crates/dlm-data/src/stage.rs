@@ -53,6 +53,47 @@ pub(crate) trait Stage: fmt::Debug + Send + Sync {
     ) -> Result<SendableRecordBatchStream>;
 }
 
+/// A stage that works on each batch by itself.
+pub(crate) trait BatchStage: fmt::Debug + Send + Sync + 'static {
+    /// As [`Stage::name`].
+    fn name(&self) -> &'static str;
+
+    /// As [`Stage::options`].
+    fn options(&self) -> String;
+
+    /// As [`Stage::schema`].
+    fn schema(&self) -> SchemaRef;
+
+    /// How many batches it may work on at once.
+    fn threads(&self) -> usize;
+
+    /// What becomes of a batch.
+    fn map(&self, batch: &RecordBatch) -> crate::Result<RecordBatch>;
+}
+
+impl<S: BatchStage> Stage for S {
+    fn name(&self) -> &'static str {
+        BatchStage::name(self)
+    }
+
+    fn options(&self) -> String {
+        BatchStage::options(self)
+    }
+
+    fn schema(&self) -> SchemaRef {
+        BatchStage::schema(self)
+    }
+
+    fn run(
+        self: Arc<Self>,
+        input: SendableRecordBatchStream,
+        _: &Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let (schema, threads) = (BatchStage::schema(&*self), self.threads());
+        Ok(map_in_order(input, schema, threads, move |batch| self.map(batch)))
+    }
+}
+
 /// Maps batches on several threads, and gives them out in the order they came in.
 ///
 /// A task of its own keeps the threads busy while the steps behind are at work; as many batches as threads may wait for those.

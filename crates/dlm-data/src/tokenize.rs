@@ -12,16 +12,13 @@ use crate::{
     plan::ROW,
     row::strings,
     scan::RowMap,
-    stage::{Stage, map_in_order},
+    stage::BatchStage,
     step::Tokenize,
 };
-use datafusion::{
-    arrow::{
-        array::{Array, ArrayRef, AsArray, Int32Array, ListArray, RecordBatch},
-        buffer::OffsetBuffer,
-        datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef},
-    },
-    execution::{SendableRecordBatchStream, TaskContext},
+use datafusion::arrow::{
+    array::{Array, ArrayRef, AsArray, Int32Array, ListArray, RecordBatch},
+    buffer::OffsetBuffer,
+    datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef},
 };
 use dlm_tokenizer::{Part, Session, Specials, Tokenizer, TokenizerError};
 use std::{path::Path, sync::Arc};
@@ -237,7 +234,7 @@ pub(crate) struct TokenizeStage {
     pub(crate) threads: usize,
 }
 
-impl Stage for TokenizeStage {
+impl BatchStage for TokenizeStage {
     fn name(&self) -> &'static str {
         "Tokenize"
     }
@@ -254,17 +251,10 @@ impl Stage for TokenizeStage {
         Arc::new(Schema::new([row].into_iter().chain(number).chain(lists).collect::<Vec<_>>()))
     }
 
-    fn run(
-        self: Arc<Self>,
-        input: SendableRecordBatchStream,
-        _: &Arc<TaskContext>,
-    ) -> datafusion::error::Result<SendableRecordBatchStream> {
-        let (schema, threads) = (self.schema(), self.threads);
-        Ok(map_in_order(input, schema, threads, move |batch| self.map(batch)))
+    fn threads(&self) -> usize {
+        self.threads
     }
-}
 
-impl TokenizeStage {
     fn map(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let made = match &self.text {
             Some(column) => self.texts(batch, column)?,
@@ -274,7 +264,9 @@ impl TokenizeStage {
         let columns = passed.chain(made).collect();
         Ok(RecordBatch::try_new(self.schema(), columns).expect("the columns are those of the schema"))
     }
+}
 
+impl TokenizeStage {
     /// The tokens of a column of texts, which are their own labels: both columns share one piece of memory.
     fn texts(&self, batch: &RecordBatch, column: &str) -> Result<[ArrayRef; 2]> {
         let texts = strings(&batch[column]).map_err(DataError::Invalid)?;
