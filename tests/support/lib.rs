@@ -4,8 +4,10 @@
 
 use serde_json::Value;
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     fs,
+    io::Write,
     path::{Path, PathBuf},
 };
 use tch::{Kind, Tensor};
@@ -46,12 +48,32 @@ pub fn stem(path: &Path) -> &str {
     path.file_stem().and_then(|stem| stem.to_str()).expect("a readable file name")
 }
 
+thread_local! {
+    /// The golden file that was read last.
+    static CURRENT: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Notes how far a value was from the golden one, relative to the larger of 1 and its size, under the golden file that was read last.
+///
+/// A line is added to the file that `GOLDEN_TABLE` names, if it names one: what `make golden-table` makes its table of.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn record(what: &str, error: f64) {
+    let Some(path) = std::env::var_os("GOLDEN_TABLE") else { return };
+    let line = CURRENT.with_borrow(|file| format!("{file}\t{what}\t{error:e}\n"));
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.create(true).append(true).open(path).expect("a file to note errors in");
+    file.write_all(line.as_bytes()).expect("room for a line");
+}
+
 /// Reads a JSON file.
 ///
 /// # Panics
 /// When it cannot be read.
 #[must_use]
 pub fn json(path: &Path) -> Value {
+    CURRENT.set(stem(path).to_owned());
     let text = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
@@ -97,6 +119,7 @@ pub fn integers(value: &Value) -> Vec<i64> {
 /// When the file cannot be read.
 #[must_use]
 pub fn tensors(path: &Path) -> BTreeMap<String, Tensor> {
+    CURRENT.set(stem(path).to_owned());
     let named = Tensor::read_safetensors(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     named.into_iter().collect()
 }
@@ -122,6 +145,9 @@ pub fn assert_close(what: &str, found: &Tensor, expected: &Tensor, atol: f64, rt
     let error = (&found - &expected).abs();
     let excess = &error - (expected.abs() * rtol + atol);
     let worst = if excess.numel() == 0 { -1.0 } else { excess.max().double_value(&[]) };
+    if error.numel() > 0 {
+        record(what, (&error / expected.abs().clamp_min(1.0)).max().double_value(&[]));
+    }
     assert!(worst <= 0.0, "{what}: largest error {:e}", error.max().double_value(&[]));
 }
 
@@ -131,5 +157,6 @@ pub fn assert_close(what: &str, found: &Tensor, expected: &Tensor, atol: f64, rt
 /// When they do not.
 pub fn assert_number(what: &str, found: f64, expected: f64, atol: f64, rtol: f64) {
     let equal = found == expected || (found.is_nan() && expected.is_nan());
+    record(what, if equal { 0.0 } else { (found - expected).abs() / expected.abs().max(1.0) });
     assert!(equal || (found - expected).abs() <= atol + rtol * expected.abs(), "{what}: {found}, expected {expected}");
 }

@@ -181,6 +181,7 @@ fn values_that_do_not_go_together_are_told_with_both_origins() {
             "eval_steps = 5\nevals_per_epoch = 2",
             "warmup_steps = 5\nwarmup_ratio = 0.1",
             "adapter = \"lora\"\nlora_target_linear = true\nlora_target_modules = [\"q_proj\"]",
+            "[diffusion]\nobjective = \"autoregressive\"\nautoregressive_weight = 0.5",
         ];
         for text in texts {
             jail.create_file("run.toml", text)?;

@@ -4,9 +4,9 @@
 //! best bound is `ln 16 / 8` = 0.35 nats a token.
 
 use dlm_diffusion::{
-    AttentionLayout, CleanBatch, Denoiser, DenoiserInput, ForwardProcess, Head, LossNormalization, LossWeight,
-    MaskPolicy, Masking, NoiseKey, NoiseSchedule, NoisedBatch, Objective, Purpose, Result, ScheduleName, TokenLoss,
-    Views, Visibility, WeightRule, diffusion_loss,
+    AttentionLayout, AutoregressivePart, CleanBatch, Denoiser, DenoiserInput, ForwardProcess, Head, LastBlock,
+    LossNormalization, LossWeight, MaskPolicy, Masking, NoiseKey, NoiseSchedule, NoisedBatch, Objective, Purpose,
+    Result, ScheduleName, TokenLoss, Views, Visibility, WeightRule, diffusion_loss,
     evaluate::{BoundConfig, EvalDocument, autoregressive, bound},
 };
 use tch::{Device, Kind, Tensor, nn, nn::OptimizerConfig};
@@ -46,13 +46,18 @@ fn main() -> Result<()> {
         ("label smoothing and z-loss", linear(), smoothed),
         ("exact counts", linear().masking(Masking::ExactCount), elbo),
         ("complementary pairs", linear().viewed(Views::Pair), elbo),
-        ("blocks of 4 (BD3-LM)", linear().in_blocks(4)?, elbo),
+        ("blocks of 4 (BD3-LM)", linear().in_blocks(4, LastBlock::Shorter)?, elbo),
         (
             "pairs in blocks, no weight (Fast-dLLM v2)",
-            linear().in_blocks(4)?.viewed(Views::Pair),
+            linear().in_blocks(4, LastBlock::Shorter)?.viewed(Views::Pair),
             weighted(LossWeight::Uniform.into()),
         ),
         ("attention annealed (DiffuLLaMA)", linear(), elbo),
+        (
+            "masked, and half as much autoregressive",
+            linear().beside(AutoregressivePart { weight: 0.5, logits_shift: false })?,
+            elbo,
+        ),
         ("autoregressive, exact", linear().viewed(Views::Autoregressive { logits_shift: false }), elbo),
     ];
     println!("{:<44}{:>8}  {:>8}", "objective", "nelbo", "+-");

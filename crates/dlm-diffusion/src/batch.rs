@@ -38,9 +38,17 @@ impl CleanBatch {
     /// Says which tokens are targets: those whose label is not [`IGNORE_INDEX`].
     ///
     /// # Errors
-    /// [`DiffusionError::ShapeMismatch`] or [`DiffusionError::KindMismatch`] unless `labels` is shaped like the ids, of `Int64`.
+    /// [`DiffusionError::ShapeMismatch`] or [`DiffusionError::KindMismatch`] unless `labels` is shaped like the ids, of `Int64`;
+    /// [`DiffusionError::OutOfRange`] for a negative label other than that one.
     pub fn with_labels(mut self, labels: Tensor) -> Result<Self> {
-        self.labels = Some(self.fitting("labels", labels)?);
+        let labels = self.fitting("labels", labels)?;
+        // Which token a target is, its id says: a label that is no id at all is a mistake.
+        let smallest = labels.masked_fill(&labels.eq(IGNORE_INDEX), 0).min().int64_value(&[]);
+        if smallest < 0 {
+            let expected = "-100 or a token id";
+            return Err(DiffusionError::OutOfRange { name: "labels", value: smallest as f64, expected });
+        }
+        self.labels = Some(labels);
         Ok(self)
     }
 
@@ -62,9 +70,15 @@ impl CleanBatch {
     /// Gives each token its rotary position; without, positions restart in each segment.
     ///
     /// # Errors
-    /// As [`with_labels`](Self::with_labels).
+    /// As [`with_segments`](Self::with_segments).
     pub fn with_positions(mut self, position_ids: Tensor) -> Result<Self> {
-        self.position_ids = Some(self.fitting("position_ids", position_ids)?);
+        let position_ids = self.fitting("position_ids", position_ids)?;
+        let smallest = position_ids.min().int64_value(&[]);
+        if smallest < 0 {
+            let expected = "0 or a positive number";
+            return Err(DiffusionError::OutOfRange { name: "position_ids", value: smallest as f64, expected });
+        }
+        self.position_ids = Some(position_ids);
         Ok(self)
     }
 

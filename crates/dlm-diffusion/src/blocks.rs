@@ -1,8 +1,12 @@
 //! Block diffusion: how long blocks are, over the steps of a run, and which state predicts the first token of a block.
 
-use crate::error::{DiffusionError, Result};
+use crate::{
+    batch::CleanBatch,
+    error::{DiffusionError, Result},
+};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
+use tch::Device;
 
 /// Which state predicts the first token of a block in a checkpoint with a logits shift, whose state at `i - 1` predicts the token at
 /// `i`. The choice belongs to the checkpoint.
@@ -15,6 +19,39 @@ pub enum BlockStart {
     /// The state of the noised token before the block, as plain code that shifts the logits of the noised half has it (dllm's
     /// BD3-LM trainer, Fast-dLLM v2's training). At inference nothing is noised there any more.
     Noisy,
+}
+
+/// What becomes of a document that whole blocks do not fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LastBlock {
+    /// Its last block is shorter.
+    #[default]
+    Shorter,
+    /// It is refused: for data whose documents were filled up to whole blocks, as the sampler of a model that is always shown whole
+    /// ones needs.
+    Whole,
+}
+
+/// Refuses a document whose length the block length does not divide.
+pub(crate) fn expect_whole_blocks(clean: &CleanBatch, block_length: i64) -> Result<()> {
+    let (batch, seq_len) = clean.shape();
+    let n = (batch * seq_len) as usize;
+    let mut segments = vec![1i64; n];
+    if let Some(ids) = clean.segment_ids() {
+        ids.to_device(Device::Cpu).contiguous().copy_data(&mut segments, n);
+    }
+    for (row, segments) in segments.chunks(seq_len as usize).enumerate() {
+        let mut position = 0;
+        for document in segments.chunk_by(|a, b| a == b) {
+            let len = document.len();
+            if document[0] > 0 && len as i64 % block_length != 0 {
+                return Err(DiffusionError::UnevenBlocks { row: row as i64, position, len, block_length });
+            }
+            position += len;
+        }
+    }
+    Ok(())
 }
 
 /// Block lengths over the steps of a run: `0:1, 500:4, 1000:32` is 1 from step 0, 4 from step 500 and 32 from step 1000 on.

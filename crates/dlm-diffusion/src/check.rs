@@ -33,6 +33,25 @@ pub(crate) fn expect_kind(name: &'static str, tensor: &Tensor, kind: Kind) -> Re
     Err(DiffusionError::KindMismatch { name, found: tensor.kind(), expected })
 }
 
+/// Draws from [0, 1) for each token; 1 is let through, which masks nothing.
+pub(crate) fn expect_uniform(uniform: &Tensor, (batch, seq_len): (i64, i64)) -> Result<()> {
+    expect_shape("uniform", uniform, &[batch, seq_len])?;
+    expect_kind("uniform", uniform, Kind::Float)?;
+    expect_unit("uniform", uniform)
+}
+
+/// Refuses what is no number between 0 and 1.
+pub(crate) fn expect_unit(name: &'static str, values: &Tensor) -> Result<()> {
+    for end in [values.min(), values.max()] {
+        expect_within(name, end.double_value(&[]), 0.0..=1.0, "between 0 and 1")?;
+    }
+    Ok(())
+}
+
+pub(crate) fn expect_mask_token(id: i64) -> Result<()> {
+    expect_within("mask_token_id", id as f64, 0.0..=f64::MAX, "a token id")
+}
+
 pub(crate) fn expect_within(
     name: &'static str,
     value: f64,

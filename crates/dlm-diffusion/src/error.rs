@@ -73,6 +73,20 @@ pub enum DiffusionError {
         /// The schedule.
         schedule: ScheduleName,
     },
+    /// A document does not divide into whole blocks, as was asked.
+    #[error(
+        "the document of {len} tokens at row {row}, position {position} does not divide into blocks of {block_length} tokens"
+    )]
+    UnevenBlocks {
+        /// Row of the batch.
+        row: i64,
+        /// Where it begins in the row.
+        position: usize,
+        /// Its tokens.
+        len: usize,
+        /// Tokens of a block.
+        block_length: i64,
+    },
     /// Block lengths over the steps of a run that cannot be read.
     #[error("`{found}` is no list of block lengths")]
     BlockLengths {
@@ -103,13 +117,29 @@ pub enum DiffusionError {
         /// Rows of the embedding.
         vocab_size: i64,
     },
+    /// A token id of a document lies outside the vocabulary.
+    #[error(
+        "token id {id} at position {position} of document {document} is not below the vocabulary size {vocab_size}"
+    )]
+    DocumentBeyondVocabulary {
+        /// The id.
+        id: i64,
+        /// The document's id.
+        document: i64,
+        /// Position in what is scored of it at a time.
+        position: usize,
+        /// Tokens that are scored.
+        vocab_size: i64,
+    },
     /// The denoiser gave NaN or infinite values.
-    #[error("the {what} of row {row} is not finite")]
+    #[error("the {what} of row {row}, document {document} in it, is not finite")]
     NotFinite {
         /// Which number.
         what: &'static str,
         /// Row of the batch.
         row: i64,
+        /// The document's number in its row, from 1 on: its segment.
+        document: i64,
     },
     /// The denoiser gave NaN or infinite values for a document.
     #[error("the loss of document {document} is not finite")]
@@ -148,10 +178,15 @@ impl DiffusionError {
                     if *parameter == "schedule_power" { "`polynomial`" } else { "`linear_sigma` and `geometric`" };
                 Some(format!("leave it out; {schedules} would use it"))
             }
+            Self::UnevenBlocks { .. } => Some(
+                "fill documents up to whole blocks with the data step `answer_tail`, or let the last block be shorter: \
+                 `last_block = \"shorter\"`"
+                    .to_owned(),
+            ),
             Self::BlockLengths { .. } => Some(
                 "write step:length pairs with rising steps that begin at 0, such as `0:1, 500:4, 1000:32`".to_owned(),
             ),
-            Self::IdBeyondVocabulary { .. } => {
+            Self::IdBeyondVocabulary { .. } | Self::DocumentBeyondVocabulary { .. } => {
                 Some("prepare the data with the tokenizer that belongs to this model".to_owned())
             }
             Self::NotFinite { .. } => {

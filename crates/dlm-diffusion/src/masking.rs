@@ -2,7 +2,7 @@
 
 use crate::{
     batch::CleanBatch,
-    check::{expect_kind, expect_per_token_or_row, expect_shape},
+    check::{expect_kind, expect_mask_token, expect_per_token_or_row, expect_uniform, expect_unit},
     error::Result,
 };
 use tch::{Kind, Tensor};
@@ -62,7 +62,8 @@ pub struct Noised {
 ///
 /// # Errors
 /// [`DiffusionError::ShapeMismatch`](crate::DiffusionError::ShapeMismatch) or
-/// [`DiffusionError::KindMismatch`](crate::DiffusionError::KindMismatch) for other shapes and kinds.
+/// [`DiffusionError::KindMismatch`](crate::DiffusionError::KindMismatch) for other shapes and kinds,
+/// [`DiffusionError::OutOfRange`](crate::DiffusionError::OutOfRange) for draws or probabilities outside [0, 1] and a negative mask token.
 ///
 /// ```
 /// use dlm_diffusion::{CleanBatch, IGNORE_INDEX, MaskPolicy, mask_tokens};
@@ -79,8 +80,9 @@ pub fn mask_tokens(clean: &CleanBatch, p_mask: &Tensor, uniform: &Tensor, policy
     let shape = clean.shape();
     expect_per_token_or_row("p_mask", p_mask, shape)?;
     expect_kind("p_mask", p_mask, Kind::Float)?;
-    expect_shape("uniform", uniform, &[shape.0, shape.1])?;
-    expect_kind("uniform", uniform, Kind::Float)?;
+    expect_unit("p_mask", p_mask)?;
+    expect_uniform(uniform, shape)?;
+    expect_mask_token(policy.mask_token_id)?;
     let p_mask = p_mask * clean.is_real().to_kind(Kind::Float); // [batch, seq_len]
     let is_masked = uniform.lt_tensor(&p_mask).logical_and(&policy.maskable(clean));
     Ok(Noised::new(clean, is_masked, p_mask, policy))

@@ -63,6 +63,9 @@ pub struct StepMetrics {
     pub avg_answer_length: Option<Mean>,
     /// Negative evidence lower bound: ELBO-weighted loss in nats per token that may be masked; `None` when the mask ratio is restricted.
     pub nelbo: Option<Mean>,
+    /// Mean negative log-likelihood in nats of the tokens of the autoregressive part of a hybrid loss, each given those before it;
+    /// `None` without such a part.
+    pub autoregressive_nll: Option<Mean>,
 }
 
 impl StepMetrics {
@@ -80,6 +83,7 @@ impl StepMetrics {
             (&mut self.answer_ratio, other.answer_ratio),
             (&mut self.avg_answer_length, other.avg_answer_length),
             (&mut self.nelbo, other.nelbo),
+            (&mut self.autoregressive_nll, other.autoregressive_nll),
         ] {
             if let Some(other) = other {
                 mean.get_or_insert_default().merge(other);
@@ -116,12 +120,18 @@ impl StepMetrics {
             ("answer_ratio", self.answer_ratio.and_then(|mean| mean.value())),
             ("avg_answer_length", self.avg_answer_length.and_then(|mean| mean.value())),
             ("nelbo", self.nelbo.and_then(|mean| mean.value())),
+            ("autoregressive_nll", self.autoregressive_nll.and_then(|mean| mean.value())),
         ];
         named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
     /// Every mean as a single value, so that merging averages micro-batches whatever their size.
     pub(crate) fn of_one_micro_batch(self) -> Self {
+        let autoregressive_nll = self.autoregressive_nll.map(|mean| mean.as_one(None));
+        // A part of a hybrid loss adds to the loss of the others without being one more.
+        if self.micro_batches == 0 {
+            return Self { autoregressive_nll, ..self };
+        }
         Self {
             loss: self.loss.as_one(None),
             accuracy: self.accuracy.as_one(Some(0.0)),
@@ -132,6 +142,7 @@ impl StepMetrics {
             answer_ratio: self.answer_ratio.map(|mean| mean.as_one(None)),
             avg_answer_length: self.avg_answer_length.map(|mean| mean.as_one(None)),
             nelbo: self.nelbo.map(|mean| mean.as_one(None)),
+            autoregressive_nll,
             ..self
         }
     }

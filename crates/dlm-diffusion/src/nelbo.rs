@@ -75,13 +75,20 @@ impl Objective {
     ///
     /// The loss of an optimiser step is the sum of `coefficient_i * nll_i` over the micro-batches of its `window`, whose counts
     /// must include this batch.
+    ///
+    /// Tokens of the autoregressive part of a hybrid loss have its weight, over a denominator of their own.
     pub fn coefficients(&self, batch: &NoisedBatch, window: &WindowCounts) -> Tensor {
-        let shares = self.normalization.shares(self.accumulation, &batch.masked.unit_targets, &batch.counts(), window);
+        let beside = batch.beside_weight.map(|_| window.of_beside());
+        let (own, window) = (batch.own_counts(), beside.as_ref().unwrap_or(window));
+        let shares = self.normalization.shares(self.accumulation, &batch.masked.unit_targets, &own, window);
         self.weights(batch) * shares
     }
 
     fn weights(&self, batch: &NoisedBatch) -> Tensor {
         let masked = &batch.masked;
+        if let Some(weight) = batch.beside_weight {
+            return masked.p_mask.ones_like() * weight;
+        }
         self.weight.of(&batch.schedule, &masked.p_mask, &masked.slope, || {
             let weights = cart_weights(&batch.noised().is_masked, batch.borders(), self.weight.cart_p);
             weights.flatten(0, 1).index_select(0, &masked.positions)
@@ -112,7 +119,7 @@ pub struct LossOutput {
 /// before the first is scored. One copy from the device fetches every metric.
 ///
 /// # Errors
-/// Those of the denoiser, and [`DiffusionError::NotFinite`] with the row whose loss is NaN or infinite.
+/// Those of the denoiser, and [`DiffusionError::NotFinite`] with the row and document whose loss is NaN or infinite.
 pub fn diffusion_loss(
     denoiser: &dyn Denoiser,
     batch: &NoisedBatch,
@@ -120,7 +127,7 @@ pub fn diffusion_loss(
     window: &WindowCounts,
 ) -> Result<LossOutput> {
     let device = batch.clean().ids().device();
-    let (loss, sums) = match (batch.first_real, batch.counts().masked) {
+    let (loss, sums) = match (batch.first_real, batch.own_counts().masked) {
         (None, _) => (Tensor::zeros([0i64; 0], (Kind::Float, device)), Sums::default()),
         (Some(position), 0) => {
             // One token with a coefficient of 0 ties the loss to the denoiser and its head.
@@ -230,8 +237,16 @@ impl Sums {
     }
 
     fn metrics(&self, batch: &NoisedBatch, objective: &Objective, window: &WindowCounts) -> StepMetrics {
-        let counts = batch.counts();
+        let counts = batch.own_counts();
         let masked = counts.masked;
+        if batch.beside_weight.is_some() {
+            // Its share of the loss is added to that of the masked micro-batches, whose number it leaves alone.
+            return StepMetrics {
+                loss: Mean::new(self.loss * window.micro_batches.max(1) as f64, 0),
+                autoregressive_nll: Some(Mean::new(self.nll, masked)),
+                ..StepMetrics::default()
+            };
+        }
         let is_weighted = objective.weight.weight != LossWeight::Uniform;
         let has_labels = batch.clean().labels().is_some();
         StepMetrics {
@@ -246,6 +261,7 @@ impl Sums {
             answer_ratio: has_labels.then(|| Mean::new(batch.targets as f64, counts.slots)),
             avg_answer_length: has_labels.then(|| Mean::new(batch.targets as f64, counts.units)),
             nelbo: batch.is_bound.then(|| Mean::new(self.elbo, counts.maskable)),
+            autoregressive_nll: None,
         }
     }
 }
@@ -254,5 +270,8 @@ impl Sums {
 fn not_finite(nll: &Tensor, positions: &Tensor, batch: &NoisedBatch) -> DiffusionError {
     let first = nll.isfinite().logical_not().to_kind(Kind::Uint8).argmax(0, false);
     let position = positions.index_select(0, &first.unsqueeze(0)).int64_value(&[0]);
-    DiffusionError::NotFinite { what: "loss", row: position / batch.clean().shape().1 }
+    let seq_len = batch.clean().shape().1;
+    let (row, column) = (position / seq_len, position % seq_len);
+    let document = batch.clean().segment_ids().map_or(1, |segments| segments.int64_value(&[row, column]));
+    DiffusionError::NotFinite { what: "loss", row, document }
 }

@@ -52,6 +52,35 @@ pub struct WindowCounts {
     pub masked: u64,
     /// Tokens that might have been masked.
     pub maskable: u64,
+    /// What the autoregressive part of a hybrid loss sees, which is averaged by itself.
+    pub beside: PartCounts,
+}
+
+/// What the autoregressive part of a hybrid loss sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PartCounts {
+    /// Micro-batches.
+    pub micro_batches: u64,
+    /// `batch * seq_len`, padding included.
+    pub slots: u64,
+    /// Documents or rows.
+    pub units: u64,
+    /// Tokens that are scored.
+    pub scored: u64,
+}
+
+impl WindowCounts {
+    /// The same counts as those of the autoregressive part of a hybrid loss.
+    pub(crate) fn into_beside(self) -> Self {
+        let Self { micro_batches, slots, units, masked, .. } = self;
+        Self { beside: PartCounts { micro_batches, slots, units, scored: masked }, ..Self::default() }
+    }
+
+    /// The counts of the autoregressive part, as if it were a loss by itself.
+    pub(crate) fn of_beside(&self) -> Self {
+        let PartCounts { micro_batches, slots, units, scored } = self.beside;
+        Self { micro_batches, slots, units, masked: scored, maskable: scored, beside: PartCounts::default() }
+    }
 }
 
 impl Add for WindowCounts {
@@ -64,6 +93,12 @@ impl Add for WindowCounts {
             units: self.units + other.units,
             masked: self.masked + other.masked,
             maskable: self.maskable + other.maskable,
+            beside: PartCounts {
+                micro_batches: self.beside.micro_batches + other.beside.micro_batches,
+                slots: self.beside.slots + other.beside.slots,
+                units: self.beside.units + other.beside.units,
+                scored: self.beside.scored + other.beside.scored,
+            },
         }
     }
 }

@@ -3,9 +3,9 @@
 use crate::{
     attention::{AttentionLayout, Visibility},
     batch::CleanBatch,
-    blocks::expect_block_length,
-    check::{expect_kind, expect_per_token_or_row, expect_shape, expect_within},
-    error::Result,
+    blocks::{LastBlock, expect_block_length, expect_whole_blocks},
+    check::{expect_kind, expect_mask_token, expect_per_token_or_row, expect_uniform, expect_unit, expect_within},
+    error::{DiffusionError, Result},
     exact_count::{Count, Masking, smallest},
     masking::{MaskPolicy, Noised, mask_tokens},
     normalization::WindowCounts,
@@ -13,6 +13,7 @@ use crate::{
     range::MaskRange,
     schedule::NoiseSchedule,
 };
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 /// How often a batch is looked at in one step, and how.
@@ -31,6 +32,19 @@ pub enum Views {
     },
 }
 
+/// An autoregressive loss beside the masked one: each token given those before it, in a second look at the same batch.
+///
+/// For hybrids that keep, or regain, the likelihood of an autoregressive model while they learn to denoise. Each of the two losses is
+/// averaged over its own tokens; this one is then multiplied by the weight.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AutoregressivePart {
+    /// What the autoregressive loss counts beside the masked one, above 0.
+    pub weight: f64,
+    /// Whether the denoiser predicts a token from the state before it by itself.
+    pub logits_shift: bool,
+}
+
 /// The forward process of a run: what is masked how often, and what a sequence is.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -47,10 +61,14 @@ pub struct ForwardProcess {
     pub isolation: PackingIsolation,
     /// Tokens of a block in block diffusion; `None` denoises whole texts.
     pub block_length: Option<i64>,
+    /// What becomes of texts that whole blocks do not fill.
+    pub last_block: LastBlock,
     /// In which directions the denoiser looks, but for block diffusion, which says so itself.
     pub visibility: Visibility,
     /// What [`noise_views`](Self::noise_views) makes of a batch.
     pub views: Views,
+    /// An autoregressive loss beside the masked one, as one view more.
+    pub beside: Option<AutoregressivePart>,
 }
 
 impl ForwardProcess {
@@ -64,8 +82,10 @@ impl ForwardProcess {
             masking: Masking::default(),
             isolation: PackingIsolation::default(),
             block_length: None,
+            last_block: LastBlock::default(),
             visibility: Visibility::Bidirectional,
             views: Views::One,
+            beside: None,
         }
     }
 
@@ -91,13 +111,14 @@ impl ForwardProcess {
     }
 
     /// Block diffusion (BD3-LM, [arXiv:2503.09573](https://arxiv.org/abs/2503.09573)): each block is denoised given the clean ones
-    /// before it. The last block of a text may be shorter.
+    /// before it. Blocks are counted from the beginning of each document; what becomes of one that they do not fill is said here.
     ///
     /// # Errors
-    /// [`DiffusionError::OutOfRange`](crate::DiffusionError::OutOfRange) for a length below 1.
-    pub fn in_blocks(mut self, block_length: i64) -> Result<Self> {
+    /// [`DiffusionError::OutOfRange`] for a length below 1.
+    pub fn in_blocks(mut self, block_length: i64, last_block: LastBlock) -> Result<Self> {
         expect_block_length(block_length)?;
         self.block_length = Some(block_length);
+        self.last_block = last_block;
         Ok(self)
     }
 
@@ -115,16 +136,44 @@ impl ForwardProcess {
         self
     }
 
-    /// The micro-batches that [`views`](Self::views) makes of a batch.
+    /// The same process with an autoregressive loss [`beside`](Self::beside) the masked one.
+    ///
+    /// # Errors
+    /// [`DiffusionError::OutOfRange`] for a weight that is not above 0 and finite, [`DiffusionError::Conflict`] for a process that masks
+    /// nothing.
+    pub fn beside(mut self, part: AutoregressivePart) -> Result<Self> {
+        expect_within("autoregressive_weight", part.weight, f64::MIN_POSITIVE..=f64::MAX, "above 0")?;
+        if matches!(self.views, Views::Autoregressive { .. }) {
+            let what = "the loss is autoregressive already: leave out `autoregressive_weight`";
+            return Err(DiffusionError::Conflict { what });
+        }
+        self.beside = Some(part);
+        Ok(self)
+    }
+
+    /// The micro-batches that [`views`](Self::views) and [`beside`](Self::beside) make of a batch.
     ///
     /// # Errors
     /// Those of [`noise`](Self::noise) and [`autoregressive`](Self::autoregressive).
     pub fn noise_views(&self, clean: CleanBatch, t: &Tensor, uniform: &Tensor) -> Result<Vec<NoisedBatch>> {
-        Ok(match self.views {
+        let beside = match self.beside {
+            Some(part) => {
+                // The text is continued as a whole, in whatever blocks it is denoised.
+                let whole = Self { block_length: None, ..self.clone() };
+                let mut view = whole.autoregressive(clean.share(), part.logits_shift)?;
+                view.counts = view.counts.into_beside();
+                view.beside_weight = Some(part.weight);
+                Some(view)
+            }
+            None => None,
+        };
+        let mut views = match self.views {
             Views::One => vec![self.noise(clean, t, uniform)?],
             Views::Pair => self.noise_pair(clean, t, uniform)?.into(),
             Views::Autoregressive { logits_shift } => vec![self.autoregressive(clean, logits_shift)?],
-        })
+        };
+        views.extend(beside);
+        Ok(views)
     }
 
     /// Masks a batch.
@@ -137,7 +186,8 @@ impl ForwardProcess {
     /// - `uniform`: `[batch, seq_len]` of `Float`, drawn from [0, 1)
     ///
     /// # Errors
-    /// Those of [`mask_tokens`], and [`DiffusionError::OutOfRange`](crate::DiffusionError::OutOfRange) for a timestep outside [0, 1].
+    /// Those of [`mask_tokens`], [`DiffusionError::OutOfRange`] for a timestep outside [0, 1], and [`DiffusionError::UnevenBlocks`] for a
+    /// document that does not divide into [whole blocks](LastBlock::Whole).
     pub fn noise(&self, clean: CleanBatch, t: &Tensor, uniform: &Tensor) -> Result<NoisedBatch> {
         let draw = self.draw(&clean, t, uniform, false)?;
         Ok(self.assemble(clean, draw))
@@ -175,11 +225,11 @@ impl ForwardProcess {
     /// predicts a token from the state before it by itself; if not, it is asked for that state. Spared ids are scored like others.
     ///
     /// # Errors
-    /// [`DiffusionError::Conflict`](crate::DiffusionError::Conflict) for a process in blocks.
+    /// [`DiffusionError::Conflict`] for a process in blocks.
     pub fn autoregressive(&self, clean: CleanBatch, logits_shift: bool) -> Result<NoisedBatch> {
         if self.block_length.is_some() {
             let what = "an autoregressive loss has no blocks: leave out `block_length`";
-            return Err(crate::DiffusionError::Conflict { what });
+            return Err(DiffusionError::Conflict { what });
         }
         let (batch, seq_len) = clean.shape();
         let device = clean.ids().device();
@@ -206,11 +256,12 @@ impl ForwardProcess {
 
     fn draw(&self, clean: &CleanBatch, t: &Tensor, uniform: &Tensor, pair: bool) -> Result<Draw> {
         let shape = clean.shape();
+        if let (Some(block_length), LastBlock::Whole) = (self.block_length, self.last_block) {
+            expect_whole_blocks(clean, block_length)?;
+        }
         expect_per_token_or_row("t", t, shape)?;
         expect_kind("t", t, Kind::Float)?;
-        for end in [t.min(), t.max()] {
-            expect_within("t", end.double_value(&[]), 0.0..=1.0, "between 0 and 1")?;
-        }
+        expect_unit("t", t)?;
         let (noised, slope) = match self.masking {
             Masking::Bernoulli => {
                 let noised = mask_tokens(clean, &self.schedule.p_mask_of(t), uniform, &self.policy)?;
@@ -224,8 +275,8 @@ impl ForwardProcess {
     /// Masks an exact number of each run of tokens that share segment and timestep; of each row under row isolation.
     fn mask_counts(&self, clean: &CleanBatch, t: &Tensor, uniform: &Tensor, pair: bool) -> Result<(Noised, Tensor)> {
         let (batch, seq_len) = clean.shape();
-        expect_shape("uniform", uniform, &[batch, seq_len])?;
-        expect_kind("uniform", uniform, Kind::Float)?;
+        expect_uniform(uniform, (batch, seq_len))?;
+        expect_mask_token(self.policy.mask_token_id)?;
         let n = (batch * seq_len) as usize;
         let (mut draws, mut times) = (vec![0f32; n], vec![0f32; n]);
         uniform.to_device(Device::Cpu).contiguous().copy_data(&mut draws, n);
@@ -273,6 +324,7 @@ impl ForwardProcess {
             units: units.count,
             masked: positions.numel() as u64,
             maskable: number(&self.policy.maskable(&clean)),
+            ..WindowCounts::default()
         };
         let at = |per_token: &Tensor| per_token.flatten(0, 1).index_select(0, &positions);
         NoisedBatch {
@@ -294,6 +346,7 @@ impl ForwardProcess {
             block_length: self.block_length,
             visibility: self.visibility,
             asks_before: 0,
+            beside_weight: None,
             mask_token_id: self.policy.mask_token_id,
             noised,
             clean,
@@ -337,6 +390,8 @@ pub struct NoisedBatch {
     visibility: Visibility,
     /// How far before a token the state is asked for that predicts it.
     asks_before: i64,
+    /// Of the autoregressive part of a hybrid loss, what it counts.
+    pub(crate) beside_weight: Option<f64>,
     mask_token_id: i64,
     pub(crate) masked: MaskedTokens,
     /// Tokens with a label, those that are never masked included.
@@ -387,6 +442,11 @@ impl NoisedBatch {
     #[must_use]
     pub fn counts(&self) -> WindowCounts {
         self.counts
+    }
+
+    /// What this batch counts of its own loss, whichever part of a hybrid that is.
+    pub(crate) fn own_counts(&self) -> WindowCounts {
+        if self.beside_weight.is_some() { self.counts.of_beside() } else { self.counts }
     }
 
     /// Whether there is nothing but padding.
@@ -471,7 +531,6 @@ impl NoisedBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::DiffusionError;
 
     fn process(isolation: PackingIsolation) -> ForwardProcess {
         let policy = MaskPolicy::new(9).sparing([1]);
@@ -490,7 +549,8 @@ mod tests {
     fn a_batch_is_counted_as_its_units_say() {
         let by = |isolation| noise(&process(isolation), 0.5).unwrap();
         let documents = by(PackingIsolation::Document);
-        let counts = WindowCounts { micro_batches: 1, slots: 12, units: 3, masked: 3, maskable: 5 };
+        let counts =
+            WindowCounts { micro_batches: 1, slots: 12, units: 3, masked: 3, maskable: 5, ..WindowCounts::default() };
         assert_eq!(documents.counts(), counts);
         assert_eq!(Vec::<i64>::try_from(documents.masked_positions()).unwrap(), [2, 4, 8]);
         assert_eq!(Vec::<i64>::try_from(&documents.masked.unit_targets).unwrap(), [3, 2, 2]);

@@ -46,7 +46,7 @@ proptest! {
     ) {
         let denoiser = Toy::new(2, shifted.then_some(PackingIsolation::Document));
         let plain = ForwardProcess::new(LINEAR, MaskPolicy::new(MASK));
-        let blocks = plain.clone().in_blocks(ids.len() as i64 + longer).unwrap();
+        let blocks = plain.clone().in_blocks(ids.len() as i64 + longer, dlm_diffusion::LastBlock::Shorter).unwrap();
         let (a, b) = (noise(&plain, &ids, t, seed), noise(&blocks, &ids, t, seed));
         prop_assume!(a.counts().masked > 0);
         let (a, b) = (loss(&denoiser, &a, LossWeight::Auto), loss(&denoiser, &b, LossWeight::Auto));
@@ -61,7 +61,7 @@ proptest! {
         ids in proptest::collection::vec(1i64..MASK, 1..10), seed: u64,
     ) {
         let denoiser = Toy::new(3, None);
-        let process = ForwardProcess::new(LINEAR, MaskPolicy::new(MASK)).in_blocks(1).unwrap();
+        let process = ForwardProcess::new(LINEAR, MaskPolicy::new(MASK)).in_blocks(1, dlm_diffusion::LastBlock::Shorter).unwrap();
         let batch = noise(&process, &ids, 1.0, seed);
         prop_assert_eq!(batch.counts().masked as usize, ids.len(), "all is masked at t = 1");
         let found = loss(&denoiser, &batch, LossWeight::Elbo).0 * ids.len() as f64 / 0.999;
@@ -76,7 +76,7 @@ proptest! {
         ids in proptest::collection::vec(1i64..MASK, 2..10), block_length in 1usize..5, seed: u64,
     ) {
         let denoiser = Toy::new(4, Some(PackingIsolation::Document));
-        let process = ForwardProcess::new(LINEAR, MaskPolicy::new(MASK)).in_blocks(block_length as i64).unwrap();
+        let process = ForwardProcess::new(LINEAR, MaskPolicy::new(MASK)).in_blocks(block_length as i64, dlm_diffusion::LastBlock::Shorter).unwrap();
         let batch = noise(&process, &ids, 1.0, seed);
         let found = loss(&denoiser, &batch, LossWeight::Uniform).0 * ids.len() as f64;
         let mut expected = 0.0;
@@ -99,7 +99,8 @@ proptest! {
 #[test]
 fn which_state_predicts_the_first_token_of_a_block_shows_in_the_loss() {
     let mut denoiser = Toy::new(4, Some(PackingIsolation::Document));
-    let process = ForwardProcess::new(LINEAR, MaskPolicy::new(MASK)).in_blocks(2).unwrap();
+    let process =
+        ForwardProcess::new(LINEAR, MaskPolicy::new(MASK)).in_blocks(2, dlm_diffusion::LastBlock::Shorter).unwrap();
     let batch = noise(&process, &[3, 1, 4, 1, 5, 9], 1.0, 0);
     let clean = loss(&denoiser, &batch, LossWeight::Auto).0;
     denoiser.block_start = BlockStart::Noisy;
@@ -112,7 +113,9 @@ fn the_length_of_blocks_shows_in_the_loss() {
     let denoiser = Toy::new(4, None);
     let losses: Vec<f64> = [1, 2, 6]
         .map(|block_length| {
-            let process = ForwardProcess::new(LINEAR, MaskPolicy::new(MASK)).in_blocks(block_length).unwrap();
+            let process = ForwardProcess::new(LINEAR, MaskPolicy::new(MASK))
+                .in_blocks(block_length, dlm_diffusion::LastBlock::Shorter)
+                .unwrap();
             loss(&denoiser, &noise(&process, &[3, 1, 4, 1, 5, 9], 1.0, 0), LossWeight::Auto).0
         })
         .to_vec();
@@ -134,7 +137,8 @@ fn attention_anneals_from_causal_to_bidirectional() {
 
 #[test]
 fn an_autoregressive_loss_has_no_blocks() {
-    let process = ForwardProcess::new(LINEAR, MaskPolicy::new(MASK)).in_blocks(2).unwrap();
+    let process =
+        ForwardProcess::new(LINEAR, MaskPolicy::new(MASK)).in_blocks(2, dlm_diffusion::LastBlock::Shorter).unwrap();
     let clean = CleanBatch::new(Tensor::from_slice2(&[[1i64, 2]])).unwrap();
     assert!(process.autoregressive(clean, false).is_err());
 }

@@ -57,7 +57,7 @@ fn golden_dllm_losses_masks_and_gradients_are_ours() {
             .within(range)
             .isolating(PackingIsolation::Row);
         if let Some(block_length) = case.json["block_size"].as_i64() {
-            process = process.in_blocks(block_length).unwrap();
+            process = process.in_blocks(block_length, dlm_diffusion::LastBlock::Shorter).unwrap();
         }
         let batch = process.noise(clean(case), &Tensor::from_slice(&t).unsqueeze(1), &case.tensor("u")).unwrap();
         let input = batch.model_input(batch.masked_positions()).unwrap();

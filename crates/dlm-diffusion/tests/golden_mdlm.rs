@@ -112,7 +112,10 @@ fn golden_bd3lm_losses_are_ours() {
         let eps = if case.flag("mdlm_loss_scale") { EPS } else { 0.0 };
         let schedule = NoiseSchedule::LogLinear { eps };
         let policy = MaskPolicy::new(case.integer("mask_index"));
-        let process = ForwardProcess::new(schedule, policy).within(range).in_blocks(block_length).unwrap();
+        let process = ForwardProcess::new(schedule, policy)
+            .within(range)
+            .in_blocks(block_length, dlm_diffusion::LastBlock::Shorter)
+            .unwrap();
         let x0 = case.tensor("x0");
         let mut clean = clean(case);
         if case.flag("ignore_bos") {
@@ -139,5 +142,8 @@ fn compare_bd3lm(case: &Case<'_>, batch: &NoisedBatch, objective: &Objective, sc
 #[test]
 fn a_process_in_blocks_of_nothing_is_refused() {
     let process = ForwardProcess::new(NoiseSchedule::Linear { eps: 0.0 }, MaskPolicy::new(1));
-    assert!(matches!(process.in_blocks(0), Err(DiffusionError::OutOfRange { name: "block_length", .. })));
+    assert!(matches!(
+        process.in_blocks(0, dlm_diffusion::LastBlock::Shorter),
+        Err(DiffusionError::OutOfRange { name: "block_length", .. })
+    ));
 }

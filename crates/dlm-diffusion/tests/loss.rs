@@ -111,7 +111,7 @@ fn logits_that_are_not_finite_are_an_error_that_names_the_row() {
         };
         let found = diffusion_loss(&denoiser, &batch, &Objective::new(LossNormalization::Token), &batch.counts());
         assert!(
-            matches!(found, Err(DiffusionError::NotFinite { what: "loss", row: named }) if named == row),
+            matches!(found, Err(DiffusionError::NotFinite { what: "loss", row: named, .. }) if named == row),
             "{found:?}"
         );
     }

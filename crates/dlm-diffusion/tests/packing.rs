@@ -4,9 +4,9 @@ mod common;
 
 use common::{MASK, Toy};
 use dlm_diffusion::{
-    Accumulation, CleanBatch, ForwardProcess, IGNORE_INDEX, LossNormalization, LossWeight, MaskPolicy, Masking,
-    NoiseKey, NoiseSchedule, NoisedBatch, Objective, PackingIsolation, Purpose, ScheduleName, StepMetrics, TokenLoss,
-    Visibility, WeightRule, WindowCounts, diffusion_loss,
+    Accumulation, AutoregressivePart, CleanBatch, ForwardProcess, IGNORE_INDEX, LossNormalization, LossWeight,
+    MaskPolicy, Masking, NoiseKey, NoiseSchedule, NoisedBatch, Objective, PackingIsolation, Purpose, ScheduleName,
+    StepMetrics, TokenLoss, Views, Visibility, WeightRule, WindowCounts, diffusion_loss,
 };
 use proptest::prelude::*;
 use tch::Tensor;
@@ -35,8 +35,8 @@ fn noise(process: &ForwardProcess, rows: &[Vec<Document>], seq_len: usize) -> No
     process.noise(clean, &t, &uniform).unwrap()
 }
 
-/// Ways to noise a batch: weights, token losses, counts, pairs, blocks, annealing, autoregressive.
-const KINDS: usize = 11;
+/// Ways to noise a batch: weights, token losses, counts, pairs, blocks, annealing, autoregressive, hybrids.
+const KINDS: usize = 14;
 
 /// The views of a batch for one of them.
 fn views(kind: usize, shifted: bool, rows: &[Vec<Document>], seq_len: usize) -> Vec<NoisedBatch> {
@@ -46,13 +46,19 @@ fn views(kind: usize, shifted: bool, rows: &[Vec<Document>], seq_len: usize) -> 
     let dropped = || clean.is_target().logical_not().logical_and(&clean.ids().remainder(2).eq(1));
     let process = match kind {
         4 | 6 => plain.masking(Masking::ExactCount),
-        7 => plain.in_blocks(1).unwrap(),
-        8 => plain.in_blocks(2).unwrap(),
+        7 => plain.in_blocks(1, dlm_diffusion::LastBlock::Shorter).unwrap(),
+        8 => plain.in_blocks(2, dlm_diffusion::LastBlock::Shorter).unwrap(),
+        12 => plain.in_blocks(2, dlm_diffusion::LastBlock::Shorter).unwrap(),
         9 => plain.seen(Visibility::Annealed { share: 0.4, key }),
         _ => plain,
     };
     match kind {
         5 | 6 => process.noise_pair(clean, &t, &uniform).unwrap().into_iter().collect(),
+        11..=13 => {
+            let part = AutoregressivePart { weight: 0.7, logits_shift: shifted };
+            let process = process.viewed(if kind == 13 { Views::Pair } else { Views::One }).beside(part).unwrap();
+            process.noise_views(clean, &t, &uniform).unwrap()
+        }
         10 => vec![process.autoregressive(clean, shifted).unwrap()],
         0 => {
             let dropped = dropped();
@@ -158,9 +164,10 @@ proptest! {
             .flat_map(|document| views(kind, shifted, &[vec![document.clone()]], document.ids.len()))
             .collect();
         let alone = step(&denoiser, &alone, &objective);
-        assert_same_step(&packed, &alone, &["accuracy", "num_masked_tokens", "ce_loss", "nelbo"])?;
+        assert_same_step(&packed, &alone, &["accuracy", "num_masked_tokens", "ce_loss", "nelbo", "autoregressive_nll"])?;
     }
 
+    /// Trap 1, for every schedule.
     #[test]
     fn a_packed_batch_has_the_loss_and_the_gradient_of_its_documents_one_by_one(
         documents in documents(1..7), rows in 1usize..4, shifted: bool,
@@ -186,6 +193,7 @@ proptest! {
         assert_same_step(&packed, &alone, &metrics)?;
     }
 
+    /// Trap 6: normalised by the counts of the whole step.
     #[test]
     fn how_a_step_is_cut_into_micro_batches_changes_nothing(
         documents in documents(6..7), cut in 1usize..6, rows_are_units: bool,

@@ -142,6 +142,14 @@ mod tests {
         }
     }
 
+    /// Trap 9: float32 has no number between 1 - 2^-24 and 1, so its noise would end at 16.6 and rare tokens would be drawn too seldom.
+    #[test]
+    fn noise_is_float64_and_reaches_beyond_what_float32_can_tell_from_certainty() {
+        let noise = gumbel_noise(&Tensor::from_slice(&[1.0 - f64::EPSILON / 2.0]));
+        assert_eq!(noise.kind(), Kind::Double);
+        assert!(noise.double_value(&[0]) > 36.0, "{noise:?}");
+    }
+
     #[test]
     fn a_uniform_of_zero_never_wins() {
         let noise = gumbel_noise(&Tensor::from_slice(&[0f32, 0.5]));

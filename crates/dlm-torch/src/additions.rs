@@ -161,6 +161,15 @@ pub struct LinearCrossEntropy {
 /// Gradients are computed along with the value, from the same logits; the backward pass only scales them. Softmax and loss
 /// are in float32 whatever the kind of `hidden`.
 ///
+/// 8192 positions over 151,936 tokens, 1024 wide, float32, two threads of an AMD EPYC (`make bench-loss`), with [`chunk_rows`] at a time:
+///
+/// | loss | seconds | peak MiB above inputs and gradients |
+/// |---|---|---|
+/// | all scores at once | 98.0 | 13634 |
+/// | in chunks | 103.6 | 316 |
+///
+/// A 43rd of the memory in 1.06 of the time.
+///
 /// # Shapes
 /// - `hidden`: `[n, hidden]`, `weight`: `[vocab, hidden]`, of one kind
 /// - `targets`: `[n]` of `Int64`, each below `vocab`

@@ -204,7 +204,10 @@ mod tests {
         // Token 2 is cut off and no mask; token 4 is a prompt: shown as a mask, and not scored.
         assert_eq!(Vec::<i64>::try_from(noised.noised().ids.flatten(0, 1)).unwrap(), [9, 2, 9, 9, 9, 0]);
         assert_eq!(Vec::<i64>::try_from(noised.masked_positions()).unwrap(), [0, 2, 4]);
-        let noised = noised_views(&packed(), 0, &process.in_blocks(2).unwrap(), &Changing).unwrap().remove(0);
+        let noised =
+            noised_views(&packed(), 0, &process.in_blocks(2, dlm_diffusion::LastBlock::Shorter).unwrap(), &Changing)
+                .unwrap()
+                .remove(0);
         assert_eq!(Vec::<f32>::try_from(noised.t().flatten(0, 1)).unwrap(), [0.3, 0.3, 0.6, 0.6, 0.7, 0.0]);
     }
 

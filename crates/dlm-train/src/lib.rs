@@ -48,6 +48,7 @@ mod preview;
 mod sink;
 mod step;
 mod trainer;
+mod writing_order;
 
 pub use checkpoint::{Checkpoint, TrainerState, existing_run, remove_old_checkpoints};
 pub use config::{BatchConfig, CheckpointConfig, EvaluationConfig, Interval, PreviewConfig, RunConfig, RunLength};

@@ -6,9 +6,9 @@ use crate::{
     noise::KeyedNoise,
 };
 use dlm_diffusion::{
-    Accumulation, BlockLengths, DiffusionError, EffectiveRange, ForwardProcess, LossNormalization, LossWeight,
-    MaskPolicy, MaskRange, Masking, NoiseKey, NoiseSchedule, Objective, PackingIsolation, Purpose, ScheduleConfig,
-    ScheduleName, Timesteps, TokenLoss, Views, Visibility, WeightRule,
+    Accumulation, AutoregressivePart, BlockLengths, DiffusionError, EffectiveRange, ForwardProcess, LastBlock,
+    LossNormalization, LossWeight, MaskPolicy, MaskRange, Masking, NoiseKey, NoiseSchedule, Objective,
+    PackingIsolation, Purpose, ScheduleConfig, ScheduleName, Timesteps, TokenLoss, Views, Visibility, WeightRule,
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,10 +38,14 @@ pub struct ObjectiveConfig {
     pub complementary_masks: bool,
     /// Tokens of a block over the steps of the run, in block diffusion; `None` denoises whole documents.
     pub block_length: Option<BlockLengths>,
+    /// What becomes of documents that whole blocks do not fill.
+    pub last_block: LastBlock,
     /// Steps over which attention opens from causal to bidirectional; 0 for none.
     pub attention_annealing_steps: u64,
     /// `Some` trains an autoregressive model instead, on unmasked tokens; whether its logits are shifted.
     pub autoregressive: Option<bool>,
+    /// An autoregressive loss beside the masked one.
+    pub autoregressive_part: Option<AutoregressivePart>,
     /// How likely a document is cut to a random length.
     pub random_length_probability: f64,
     /// How likely the prompt of a document is not shown.
@@ -88,8 +92,10 @@ impl ObjectiveConfig {
             masking: Masking::default(),
             complementary_masks: false,
             block_length: None,
+            last_block: LastBlock::default(),
             attention_annealing_steps: 0,
             autoregressive: None,
+            autoregressive_part: None,
             random_length_probability: 0.0,
             prompt_drop_probability: 0.0,
             loss_weight: LossWeight::default(),
@@ -125,8 +131,12 @@ impl ObjectiveConfig {
             .masking(self.masking)
             .isolating(self.packing_isolation)
             .viewed(views);
+        let process = match self.autoregressive_part {
+            Some(part) => process.beside(part)?,
+            None => process,
+        };
         Ok(match &self.block_length {
-            Some(lengths) => process.in_blocks(lengths.last())?,
+            Some(lengths) => process.in_blocks(lengths.last(), self.last_block)?,
             None => process,
         })
     }
@@ -138,7 +148,7 @@ impl ObjectiveConfig {
     pub fn process_at(&self, step: u64, seed: u64) -> Result<ForwardProcess> {
         let process = self.process()?;
         if let Some(lengths) = &self.block_length {
-            return Ok(process.in_blocks(lengths.at(step))?);
+            return Ok(process.in_blocks(lengths.at(step), self.last_block)?);
         }
         let key = NoiseKey::new(seed, Purpose::Annealing, step);
         Ok(process.seen(Visibility::annealed(step, self.attention_annealing_steps, key)))
@@ -234,8 +244,14 @@ mod tests {
         change(&|c| c.masking = Masking::ExactCount);
         change(&|c| c.complementary_masks = true);
         change(&|c| c.block_length = Some("0:1, 5:4".parse().unwrap()));
+        change(&|c| {
+            c.block_length = Some("0:1, 5:4".parse().unwrap());
+            c.last_block = LastBlock::Whole;
+        });
         change(&|c| c.attention_annealing_steps = 10);
         change(&|c| c.autoregressive = Some(true));
+        change(&|c| c.autoregressive_part = Some(AutoregressivePart { weight: 0.5, logits_shift: true }));
+        change(&|c| c.autoregressive_part = Some(AutoregressivePart { weight: 0.1, logits_shift: true }));
         change(&|c| c.random_length_probability = 0.01);
         change(&|c| c.prompt_drop_probability = 0.1);
         change(&|c| c.loss_weight = LossWeight::Cart);
@@ -284,6 +300,10 @@ mod tests {
             ObjectiveConfig { block_length: Some("4".parse().unwrap()), ..base.clone() },
             ObjectiveConfig { loss_weight: LossWeight::Cart, ..base.clone() },
             ObjectiveConfig { complementary_masks: true, ..base.clone() },
+            ObjectiveConfig {
+                autoregressive_part: Some(AutoregressivePart { weight: 0.5, logits_shift: true }),
+                ..base.clone()
+            },
             ObjectiveConfig { attention_annealing_steps: 3, ..base.clone() },
             ObjectiveConfig { random_length_probability: 1.5, ..base.clone() },
             ObjectiveConfig { prompt_drop_probability: -0.5, ..base.clone() },

@@ -1,14 +1,19 @@
 //! Samples shown while training: documents with some tokens masked, and what the model puts in their place.
 
-use crate::{config::PreviewConfig, data::RowSource, device_batch::slots_of, error::Result};
+use crate::{
+    config::PreviewConfig,
+    data::RowSource,
+    device_batch::slots_of,
+    error::Result,
+    writing_order::{WritingOrder, Written},
+};
 use dlm_data::Batch;
 use dlm_diffusion::{Denoiser, IGNORE_INDEX, NoiseKey, Purpose};
 use dlm_sample::{
-    Canvas, Generation, KeyedDraws, SampleError, SamplerConfig, TokenOutcome, outcomes, preview_mask_ratio, sample,
-    spans,
+    Canvas, KeyedDraws, SampleError, SamplerConfig, TokenOutcome, masked_count, outcomes, preview_mask_ratio, spans,
 };
 use serde::Serialize;
-use std::{collections::BTreeSet, ops::ControlFlow};
+use std::collections::BTreeSet;
 
 /// Shorter documents say too little and are passed over.
 pub(crate) const SHORTEST: usize = 10;
@@ -59,6 +64,8 @@ pub enum PreviewMode {
     Answer,
     /// A random share of the tokens.
     Random,
+    /// The rest of a text, which an autoregressive model continues.
+    Continuation,
 }
 
 /// Neighbouring tokens with one outcome.
@@ -83,6 +90,7 @@ struct Candidate {
 pub(crate) struct Masking<'a> {
     pub(crate) mask_token_id: i64,
     pub(crate) never_mask: &'a [i64],
+    pub(crate) order: WritingOrder,
 }
 
 /// Generates the samples of `step`: the same for the same seed, step and weights, and none of the draws that training uses.
@@ -129,9 +137,9 @@ pub(crate) fn generate_previews(
     sampler.vocab_size = config.vocab_size;
     let canvases: Vec<Canvas> = chosen.iter().map(|(_, _, canvas)| canvas.clone()).collect();
     let mut draws = KeyedDraws::new(key.of_document(u64::MAX, 0).uniforms_f64(0, 1)[0].to_bits());
-    let generations = sample(denoiser, &canvases, &sampler, &mut draws, &mut |_| ControlFlow::Continue(()))?;
-    let finished = chosen.into_iter().zip(generations);
-    Ok(finished.map(|(chosen, generation)| preview(chosen, generation, masking.mask_token_id, text_of)).collect())
+    let written = masking.order.write(denoiser, &canvases, &sampler, &mut draws)?;
+    let finished = chosen.into_iter().zip(written);
+    Ok(finished.map(|(chosen, written)| preview(chosen, written, masking.mask_token_id, text_of)).collect())
 }
 
 /// Masks a document as fits its labels; `None` when nothing of it can be masked.
@@ -143,7 +151,19 @@ fn mask(
 ) -> Result<Option<(PreviewMode, Canvas)>> {
     let Candidate { ids, labels, .. } = document;
     let has_prompt = labels.contains(&IGNORE_INDEX);
-    let (mode, canvas) = if has_prompt {
+    let (mode, canvas) = if matches!(masking.order, WritingOrder::LeftToRight { .. }) {
+        // Nothing predicts the first token.
+        let (mode, positions): (_, Vec<usize>) = if has_prompt {
+            (PreviewMode::Answer, (1..ids.len()).filter(|&i| labels[i] != IGNORE_INDEX).collect())
+        } else {
+            let rest = masked_count(ids.len() - 1, ratio)?;
+            (PreviewMode::Continuation, (ids.len() - rest..ids.len()).collect())
+        };
+        if positions.is_empty() {
+            return Ok(None);
+        }
+        (mode, Canvas::mask_positions(ids, &positions, masking.mask_token_id))
+    } else if has_prompt {
         (PreviewMode::Answer, Canvas::answers(ids, labels, masking.mask_token_id))
     } else {
         (PreviewMode::Random, Canvas::random_masks(ids, ratio, masking.never_mask, order, masking.mask_token_id))
@@ -158,14 +178,14 @@ fn mask(
 
 fn preview(
     (document, mode, canvas): (Candidate, PreviewMode, Canvas),
-    generation: Generation,
+    written: Written,
     mask_token_id: i64,
     text_of: &TextOf<'_>,
 ) -> Preview {
     let masked_positions = canvas.masked_positions().to_vec();
-    let outcomes = outcomes(&generation.ids, &masked_positions, &document.ids, mask_token_id);
+    let outcomes = outcomes(&written.ids, &masked_positions, &document.ids, mask_token_id);
     let num_right = outcomes.iter().filter(|outcome| **outcome == TokenOutcome::Right).count();
-    let piece = |(outcome, range)| Piece { outcome, text: text_of(&generation.ids[range]) };
+    let piece = |(outcome, range)| Piece { outcome, text: text_of(&written.ids[range]) };
     Preview {
         document: document.document,
         mode,
@@ -174,12 +194,12 @@ fn preview(
         accuracy: num_right as f64 / masked_positions.len().max(1) as f64,
         original: text_of(&document.ids),
         masked: text_of(canvas.ids()),
-        generated: text_of(&generation.ids),
+        generated: text_of(&written.ids),
         pieces: spans(&outcomes).into_iter().map(piece).collect(),
         ids: document.ids,
-        generated_ids: generation.ids,
+        generated_ids: written.ids,
         masked_positions,
-        nfe: generation.nfe,
+        nfe: written.nfe,
     }
 }
 
@@ -201,7 +221,7 @@ mod tests {
     use tch::{Kind, Tensor};
 
     const MASK: i64 = 9;
-    const MASKING: Masking<'static> = Masking { mask_token_id: MASK, never_mask: &[0] };
+    const MASKING: Masking<'static> = Masking { mask_token_id: MASK, never_mask: &[0], order: WritingOrder::Anywhere };
 
     /// Ids 0, then 2, 3, 1, 2, ...; the first `n_prompt` are no targets.
     fn document(len: i32, n_prompt: usize) -> (Vec<i32>, Vec<i32>) {
@@ -218,10 +238,14 @@ mod tests {
     }
 
     fn generate(documents: &[(Vec<i32>, Vec<i32>)], step: u64) -> Vec<Preview> {
+        generate_in(WritingOrder::Anywhere, documents, step)
+    }
+
+    fn generate_in(order: WritingOrder, documents: &[(Vec<i32>, Vec<i32>)], step: u64) -> Vec<Preview> {
         let config = PreviewConfig { count: 3, steps: 4, max_length: 20, ..PreviewConfig::default() };
         let text_of = |ids: &[i64]| ids.iter().map(ToString::to_string).collect::<String>();
         let rows = MemoryRows::new(40, documents).unwrap();
-        generate_previews(&two, &rows, &config, MASKING, (1, step), &text_of).unwrap()
+        generate_previews(&two, &rows, &config, Masking { order, ..MASKING }, (1, step), &text_of).unwrap()
     }
 
     #[test]
@@ -238,6 +262,17 @@ mod tests {
         let [text] = &generate(&[document(40, 0)], 7)[..] else { panic!("one document, one sample") };
         assert_eq!((text.mode, text.ids.len()), (PreviewMode::Random, 20));
         assert!(!text.masked_positions.contains(&0) && text.num_masked > 0, "{text:?}");
+    }
+
+    #[test]
+    fn an_autoregressive_model_continues_a_text_and_writes_answers_token_by_token() {
+        let order = WritingOrder::LeftToRight { logits_shift: true };
+        let [text] = &generate_in(order, &[document(40, 0)], 7)[..] else { panic!("one document, one sample") };
+        assert_eq!(text.mode, PreviewMode::Continuation);
+        assert_eq!(text.masked_positions, (20 - text.num_masked..20).collect::<Vec<_>>());
+        assert_eq!((text.nfe, text.masked_positions[0] > 0), (text.num_masked, true));
+        let [answer] = &generate_in(order, &[document(12, 5)], 7)[..] else { panic!("one document, one sample") };
+        assert_eq!((answer.mode, answer.nfe, answer.generated.as_str()), (PreviewMode::Answer, 7, "023122222222"));
     }
 
     #[test]

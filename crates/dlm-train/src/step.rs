@@ -6,7 +6,7 @@ use crate::{
     noise::NoiseSource,
     optimizer::AdamW,
 };
-use dlm_data::Batch;
+use dlm_data::{Batch, Document};
 use dlm_diffusion::{
     Denoiser, DiffusionError, ForwardProcess, NoisedBatch, Objective, StepMetrics, WindowCounts, diffusion_loss,
 };
@@ -18,8 +18,8 @@ use tch::Device;
 #[derive(Debug)]
 pub struct NoisedWindow {
     micro_batches: Vec<NoisedBatch>,
-    /// The documents of each micro-batch and the row they lie in.
-    documents: Vec<Vec<(usize, i64)>>,
+    /// The documents of each micro-batch.
+    documents: Vec<Vec<Place>>,
     counts: WindowCounts,
     has_prompts: bool,
     num_tokens: u64,
@@ -33,8 +33,7 @@ impl NoisedWindow {
     pub fn new(batches: &[Batch], epoch: u64, process: &ForwardProcess, noise: &dyn NoiseSource) -> Result<Self> {
         let (mut micro_batches, mut documents) = (Vec::new(), Vec::new());
         for batch in batches {
-            let of_batch: Vec<(usize, i64)> =
-                batch.documents.iter().map(|document| (document.row, document.id)).collect();
+            let of_batch: Vec<Place> = batch.documents.iter().map(Place::of).collect();
             for view in noised_views(batch, epoch, process, noise)? {
                 micro_batches.push(view);
                 documents.push(of_batch.clone());
@@ -73,7 +72,7 @@ impl NoisedWindow {
     /// Under [`tch::no_grad`] there is no gradient, which is how evaluation uses it. `step` is for the error message.
     ///
     /// # Errors
-    /// [`TrainError::NotFinite`] with the documents of the row, and what the denoiser refuses.
+    /// [`TrainError::NotFinite`] with the document, and what the denoiser refuses.
     pub fn score(
         &self,
         denoiser: &dyn Denoiser,
@@ -97,7 +96,7 @@ impl NoisedWindow {
 
     /// Every document trained on.
     fn all_documents(&self) -> Vec<i64> {
-        self.documents.iter().flatten().map(|(_, id)| *id).collect()
+        self.documents.iter().flatten().map(|place| place.id).collect()
     }
 }
 
@@ -144,12 +143,26 @@ pub fn optimizer_step(
     Ok(StepReport { metrics, micro_batches, grad_norm, num_tokens: window.num_tokens })
 }
 
-/// Says which documents lie in the row whose loss is not finite.
-fn name_documents(error: DiffusionError, documents: &[(usize, i64)], step: u64) -> TrainError {
+/// Where a document lies in its micro-batch.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    row: i64,
+    segment: i64,
+    id: i64,
+}
+
+impl Place {
+    fn of(document: &Document) -> Self {
+        Self { row: document.row as i64, segment: i64::from(document.segment), id: document.id }
+    }
+}
+
+/// Says which document it is whose loss is not finite.
+fn name_documents(error: DiffusionError, documents: &[Place], step: u64) -> TrainError {
     match error {
-        DiffusionError::NotFinite { what, row } => {
-            let in_row = documents.iter().filter(|(other, _)| *other as i64 == row);
-            TrainError::NotFinite { what, step, documents: in_row.map(|(_, id)| *id).collect() }
+        DiffusionError::NotFinite { what, row, document } => {
+            let named = documents.iter().filter(|place| place.row == row && place.segment == document);
+            TrainError::NotFinite { what, step, documents: named.map(|place| place.id).collect() }
         }
         other => other.into(),
     }

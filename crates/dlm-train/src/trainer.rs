@@ -14,6 +14,7 @@ use crate::{
     preview::{Masking, TextOf, generate_previews},
     sink::{JsonlSink, METRICS_FILE, MetricSink, Outcome, Progress},
     step::{NoisedWindow, StepReport, optimizer_step},
+    writing_order::WritingOrder,
 };
 use dlm_data::{Cursor, ReaderConfig};
 use dlm_model::Model;
@@ -228,7 +229,12 @@ impl<'a> Trainer<'a> {
         };
         let rows = self.validation.unwrap_or(self.rows);
         let objective = &self.config.objective;
-        let masking = Masking { mask_token_id: objective.mask_token_id, never_mask: &objective.never_mask };
+        let masking = Masking {
+            mask_token_id: objective.mask_token_id,
+            never_mask: &objective.never_mask,
+            // Of the step that was just done.
+            order: WritingOrder::of(objective, step - 1),
+        };
         let seed_and_step = (self.config.seed, step);
         let previews = generate_previews(&self.model, rows, config, masking, seed_and_step, &*self.text_of)?;
         self.sinks.iter_mut().try_for_each(|sink| sink.samples(step, &previews))

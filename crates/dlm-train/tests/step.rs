@@ -1,7 +1,7 @@
 //! What one optimiser step promises, whatever the denoiser.
 
 use dlm_data::{Batch, Document};
-use dlm_diffusion::{Accumulation, LossNormalization, PackingIsolation};
+use dlm_diffusion::{Accumulation, AutoregressivePart, LossNormalization, PackingIsolation};
 use dlm_model::{LoadOptions, Model, ModelConfig};
 use dlm_train::{
     AdamW, KeyedNoise, MemoryRows, NoisedWindow, ObjectiveConfig, OptimizerConfig, RowSource, optimizer_step,
@@ -107,8 +107,12 @@ fn a_packed_row_has_the_gradient_of_its_documents_one_by_one() {
     for loss_normalization in NORMALIZATIONS.into_iter().filter(|other| *other != LossNormalization::Slots) {
         let objective = ObjectiveConfig { loss_normalization, ..ObjectiveConfig::new(MASK) };
         assert_eq!(objective.packing_isolation, PackingIsolation::Document);
-        let (apart, packed) = (gradients(&apart, &objective), gradients(&[packed()], &objective));
-        expect_equal(&apart, &packed, &format!("{loss_normalization:?}"));
+        let part = AutoregressivePart { weight: 0.5, logits_shift: true };
+        let hybrid = ObjectiveConfig { autoregressive_part: Some(part), ..objective.clone() };
+        for objective in [objective, hybrid] {
+            let (apart, packed) = (gradients(&apart, &objective), gradients(&[packed()], &objective));
+            expect_equal(&apart, &packed, &format!("{loss_normalization:?} {:?}", objective.autoregressive_part));
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a run promises: it learns, stops and resumes to the bit, and leaves whole files behind.
 
+use dlm_diffusion::AutoregressivePart;
 use dlm_model::{LoadOptions, Model, ModelConfig};
 use dlm_train::{
     CheckpointConfig, EvaluationConfig, Interval, MemoryRows, MetricSink, Metrics, ObjectiveConfig, Outcome, Preview,
@@ -334,6 +335,13 @@ fn every_objective_trains_a_model_of_its_own() {
         ("counts", ObjectiveConfig { masking: dlm_diffusion::Masking::ExactCount, ..base.clone() }),
         ("annealed", ObjectiveConfig { attention_annealing_steps: 3, ..base.clone() }),
         ("autoregressive", ObjectiveConfig { autoregressive: Some(true), ..base.clone() }),
+        (
+            "hybrid",
+            ObjectiveConfig {
+                autoregressive_part: Some(AutoregressivePart { weight: 0.5, logits_shift: true }),
+                ..base.clone()
+            },
+        ),
         ("lengths", ObjectiveConfig { random_length_probability: 1.0, ..base.clone() }),
         ("smoothed", ObjectiveConfig { label_smoothing: 0.2, z_loss: 0.1, forbid_mask: true, ..base.clone() }),
         ("cart", ObjectiveConfig { loss_weight: dlm_diffusion::LossWeight::Cart, ..base }),

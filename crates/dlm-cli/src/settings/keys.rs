@@ -9,8 +9,8 @@ use super::{
     prepared::{PreparedPaths, prepared_paths},
 };
 use dlm_diffusion::{
-    Accumulation, BlockLengths, BlockStart, LossNormalization, LossWeight, Masking, PackingIsolation, ScheduleName,
-    Timesteps,
+    Accumulation, BlockLengths, BlockStart, LastBlock, LossNormalization, LossWeight, Masking, PackingIsolation,
+    ScheduleName, Timesteps,
 };
 use dlm_train::LrScheduler;
 use serde::{Deserialize, Serialize};
@@ -217,6 +217,9 @@ pub struct Diffusion {
     /// What is learnt: to fill in masks, or to continue a text.
     #[serde(deserialize_with = "choice")]
     pub objective: ObjectiveName,
+    /// What an autoregressive loss, each token given those before it, counts beside the masked one; 0 for none.
+    #[serde(deserialize_with = "one::<Rate, _>")]
+    pub autoregressive_weight: f64,
     /// How many tokens a masking probability masks: each by itself, or an exact count of each document or block.
     #[serde(deserialize_with = "choice")]
     pub masking: Masking,
@@ -226,6 +229,9 @@ pub struct Diffusion {
     /// Tokens of a block in block diffusion, or step:length pairs such as `0:1, 500:4, 1000:32`; unset denoises whole documents.
     #[serde(deserialize_with = "optional::<Blocks, _>")]
     pub block_length: Option<BlockLengths>,
+    /// What becomes of documents that whole blocks do not fill: their last block is `shorter`, or they are refused with `whole`.
+    #[serde(deserialize_with = "choice")]
+    pub last_block: LastBlock,
     /// With a logits shift, which state predicts the first token of a block: that of the clean token before it, as a cache holds it, or
     /// that of the noised one; unset, as the model was trained.
     #[serde(deserialize_with = "optional_choice")]
@@ -382,9 +388,11 @@ impl Default for Diffusion {
             sigma_max: None,
             schedule_power: None,
             objective: ObjectiveName::Masked,
+            autoregressive_weight: 0.0,
             masking: Masking::Bernoulli,
             complementary_masks: false,
             block_length: None,
+            last_block: LastBlock::Shorter,
             block_start: None,
             attention_annealing_steps: 0,
             random_length_probability: 0.0,

@@ -2,7 +2,7 @@
 
 use super::{
     axolotl::{self, Standing},
-    choices::{Compat, Strategy},
+    choices::{Compat, ObjectiveName, Strategy},
     error::{Given, SettingsError},
     keys::Settings,
     layer::Layer,
@@ -329,6 +329,13 @@ fn check(resolved: &Resolved) -> Result<(), SettingsError> {
             "diffusion.min_mask_ratio",
             "diffusion.max_mask_ratio",
             "leave no masking probability between them",
+        );
+    }
+    if diffusion.objective == ObjectiveName::Autoregressive && diffusion.autoregressive_weight > 0.0 {
+        return clash(
+            "diffusion.objective",
+            "diffusion.autoregressive_weight",
+            "ask for one loss twice: the weight is for an autoregressive loss beside a masked one",
         );
     }
     let models = [

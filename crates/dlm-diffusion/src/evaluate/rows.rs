@@ -74,7 +74,19 @@ pub(super) fn score(
     let targets = Tensor::from_slice(&targets).to_device(hidden.device());
     let nothing = Tensor::zeros([wanted.numel() as i64], (Kind::Float, hidden.device()));
     let token_loss = TokenLoss { forbidden, ..TokenLoss::default() };
-    let scores = denoiser.head().weighted_loss(&hidden, &targets, &nothing, &token_loss)?;
+    let head = denoiser.head();
+    let scores = head.weighted_loss(&hidden, &targets, &nothing, &token_loss).map_err(|error| {
+        // Only where it failed is it worth asking how large the vocabulary is.
+        let vocab_size = head.logits(&hidden.narrow(0, 0, 1)).map_or(i64::MAX, |logits| logits.size()[1]);
+        let mut asked = rows.iter().flat_map(|row| row.asked.iter().map(move |asked| (row.document, *asked)));
+        let beyond = asked.find(|(_, (_, id))| *id >= vocab_size || *id < 0);
+        beyond.map_or(error, |(document, (position, id))| DiffusionError::DocumentBeyondVocabulary {
+            id,
+            document,
+            position,
+            vocab_size,
+        })
+    })?;
     let nll = Vec::<f32>::try_from(scores.nll.to_kind(Kind::Float))?;
     let correct = Vec::<bool>::try_from(scores.argmax.eq_tensor(&targets))?;
     let mut all = nll.into_iter().zip(correct);

@@ -14,6 +14,7 @@ fn is_cut_off(schedule: &NoiseSchedule, t: f64) -> bool {
 }
 
 proptest! {
+    /// Trap 2: by finite differences, for every schedule.
     #[test]
     fn the_slope_is_the_derivative_of_alpha(schedule in schedules(), t in 0.01f64..0.99) {
         prop_assume!(!is_cut_off(&schedule, t - 1e-4) || is_cut_off(&schedule, t + 1e-4));
@@ -24,6 +25,7 @@ proptest! {
         prop_assert!((schedule.alpha_slope(t) - difference).abs() < tolerance, "{difference}");
     }
 
+    /// Trap 2: the weight is `-alpha' / (1 - alpha)`.
     #[test]
     fn the_elbo_weight_is_the_derivative_of_the_logarithm_of_p_mask(schedule in schedules(), t in 0.05f64..0.95) {
         prop_assume!(!is_cut_off(&schedule, t - 1e-4));
@@ -68,6 +70,7 @@ proptest! {
     }
 }
 
+/// Trap 2: all masks at the end, or all but `eps`, as declared.
 #[test]
 fn every_schedule_begins_and_ends_where_its_table_says() {
     let eps = 0.003;
@@ -85,6 +88,7 @@ fn every_schedule_begins_and_ends_where_its_table_says() {
     }
 }
 
+/// Trap 2: the cosines of three systems are three curves.
 #[test]
 fn no_two_names_stand_for_the_same_curve() {
     let curves = ScheduleName::ALL.map(|name| {

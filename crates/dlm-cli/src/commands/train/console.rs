@@ -93,6 +93,7 @@ impl MetricSink for Console {
         for preview in previews {
             let what = match preview.mode {
                 PreviewMode::Answer => "the answer".to_owned(),
+                PreviewMode::Continuation => format!("the last {:.0} % of the tokens", 100.0 * preview.mask_ratio),
                 PreviewMode::Random => format!("{:.0} % of the tokens", 100.0 * preview.mask_ratio),
             };
             let right = (preview.accuracy * preview.num_masked as f64).round();

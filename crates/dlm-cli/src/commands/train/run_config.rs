@@ -2,7 +2,7 @@
 
 use super::setup::Data;
 use crate::settings::{Compat, ObjectiveName, Settings, Strategy};
-use dlm_diffusion::LossWeight;
+use dlm_diffusion::{AutoregressivePart, LossWeight};
 use dlm_tokenizer::{MaskToken, Tokenizer};
 use dlm_train::{
     BatchConfig, CheckpointConfig, EvaluationConfig, Interval, LrScheduleConfig, ObjectiveConfig, OptimizerConfig,
@@ -86,8 +86,11 @@ fn objective(settings: &Settings, mask_token_id: i64, never_mask: &[i64], logits
         masking: diffusion.masking,
         complementary_masks: diffusion.complementary_masks,
         block_length: diffusion.block_length.clone(),
+        last_block: diffusion.last_block,
         attention_annealing_steps: diffusion.attention_annealing_steps,
         autoregressive: (diffusion.objective == ObjectiveName::Autoregressive).then_some(logits_shift),
+        autoregressive_part: (diffusion.autoregressive_weight > 0.0)
+            .then_some(AutoregressivePart { weight: diffusion.autoregressive_weight, logits_shift }),
         random_length_probability: diffusion.random_length_probability,
         prompt_drop_probability: diffusion.prompt_drop_probability,
         loss_weight_cap: diffusion.loss_weight_cap,
@@ -154,7 +157,7 @@ mod tests {
             objective(&resolved.settings, 9, &[], true)
         };
         let base = of(&[]);
-        let assignments: [&[&str]; 26] = [
+        let assignments: [&[&str]; 29] = [
             &["diffusion.noise_schedule=sine"],
             &["diffusion.noise_schedule=geometric"],
             &["diffusion.noise_schedule=geometric", "diffusion.sigma_min=0.01"],
@@ -164,10 +167,13 @@ mod tests {
             &["diffusion.min_mask_ratio=0.1"],
             &["diffusion.max_mask_ratio=0.9"],
             &["diffusion.objective=autoregressive"],
+            &["diffusion.autoregressive_weight=0.5"],
+            &["diffusion.autoregressive_weight=0.1"],
             &["diffusion.masking=exact_count"],
             &["diffusion.complementary_masks=true"],
             &["diffusion.block_length=32"],
             &["diffusion.block_length=0:1, 500:32"],
+            &["diffusion.block_length=32", "diffusion.last_block=whole"],
             &["diffusion.attention_annealing_steps=100"],
             &["diffusion.random_length_probability=0.01"],
             &["diffusion.prompt_drop_probability=0.1"],
