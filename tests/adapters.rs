@@ -9,18 +9,8 @@ const DLM: &str = env!("CARGO_BIN_EXE_dlm-under-test");
 /// Prepared rows and the settings of a run that trains an adapter of a golden model.
 fn prepared() -> Scratch {
     let scratch = Scratch::new(DLM);
-    let rows: String =
-        (0..60).map(|i| format!("{}\n", json!({ "text": format!("Row {i} counts to {}.", i * 5) }))).collect();
-    scratch.write("rows.jsonl", rows);
     let base = dlm_golden::model("llama").canonicalize().unwrap();
-    scratch.write(
-        "pipeline.toml",
-        format!(
-            "[[source]]\npath = \"rows.jsonl\"\n[[step]]\ntokenize = {{ tokenizer = {base:?}, add_eos = true }}\n\
-             [[step]]\npack = {{ sequence_len = 32 }}\n[output]\npath = \"data\"\n"
-        ),
-    );
-    scratch.succeed(&["data", "prepare", "pipeline.toml"]);
+    scratch.prepare((0..60).map(|i| format!("Row {i} counts to {}.", i * 5)), &base, 32);
     scratch.write(
         "run.toml",
         format!(

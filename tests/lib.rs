@@ -57,6 +57,23 @@ impl Scratch {
         fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
+    /// Prepares texts, each with an end token, in rows of that many tokens; they lie in the folder `data`.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn prepare(&self, texts: impl IntoIterator<Item = String>, tokenizer: &Path, sequence_len: usize) {
+        let rows = texts.into_iter().map(|text| format!("{}\n", serde_json::json!({ "text": text })));
+        self.write("rows.jsonl", rows.collect::<String>());
+        self.write(
+            "pipeline.toml",
+            format!(
+                "[[source]]\npath = \"rows.jsonl\"\n[[step]]\ntokenize = {{ tokenizer = {tokenizer:?}, add_eos = true }}\n\
+                 [[step]]\npack = {{ sequence_len = {sequence_len} }}\n[output]\npath = \"data\"\n"
+            ),
+        );
+        self.succeed(&["data", "prepare", "pipeline.toml"]);
+    }
+
     /// The objects of a JSON Lines file of the folder.
     ///
     /// # Panics

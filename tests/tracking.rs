@@ -1,7 +1,7 @@
 //! `dlm train` reports to Weights & Biases: the run arrives whole on a strict stand-in server.
 
 use dlm_tests::{Scratch, repository};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
@@ -45,19 +45,8 @@ impl Server {
 
 fn prepared() -> Scratch {
     let scratch = Scratch::new(DLM);
-    let rows: String = (0..60)
-        .map(|i| format!("{}\n", json!({ "text": format!("Line {i} of the file says {} and then {}.", i * 7, i + 3) })))
-        .collect();
-    scratch.write("rows.jsonl", rows);
     let base = dlm_golden::model("llama").canonicalize().unwrap();
-    scratch.write(
-        "pipeline.toml",
-        format!(
-            "[[source]]\npath = \"rows.jsonl\"\n[[step]]\ntokenize = {{ tokenizer = {base:?}, add_eos = true }}\n\
-             [[step]]\npack = {{ sequence_len = 48 }}\n[output]\npath = \"data\"\n"
-        ),
-    );
-    scratch.succeed(&["data", "prepare", "pipeline.toml"]);
+    scratch.prepare((0..60).map(|i| format!("Line {i} of the file says {} and then {}.", i * 7, i + 3)), &base, 48);
     scratch.write(
         "run.toml",
         format!(
