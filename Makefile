@@ -1,6 +1,6 @@
 # The words that people and CI type. Every target first prepares libtorch where it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help libtorch demo test golden-table check bench bench-loss bench-data bench-data-memory interop-data interop
+.PHONY: help libtorch demo test golden-table golden-models check bench bench-loss bench-load bench-data bench-data-memory interop-data interop
 
 help: libtorch ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -17,10 +17,13 @@ test: libtorch ## Run every test, doc test and example, and print how many passe
 golden-table: libtorch ## Compare the objectives with golden data and print the largest error of each file
 	@scripts/golden_table.py
 
+golden-models: libtorch ## Print the largest difference to the reference's logits for each golden model, layout and rope scaling
+	@cargo test --quiet -p dlm-model --test golden_model --test golden_rope golden_logits -- --nocapture | grep 'largest error'
+
 check: libtorch ## Check formatting, lints, docs, dependencies and spelling, with warnings denied
 	@scripts/check
 
-bench: libtorch bench-data bench-loss ## Measure a training step, a denoising pass, the loss and data preparation on this machine
+bench: libtorch bench-data bench-loss bench-load ## Measure a training step, a denoising pass, the loss, data preparation and loading on this machine
 	@cargo run --quiet --example bench_step
 
 bench-loss: libtorch ## Measure time and memory of the chunked loss beside the plain one: 8192 positions, 151,936 tokens, 14 GiB
@@ -29,6 +32,9 @@ bench-loss: libtorch ## Measure time and memory of the chunked loss beside the p
 # TOKENIZER names a tokenizer's folder, FILES the texts as JSON Lines; without them, see benches/data_prepare.py.
 bench-data: libtorch ## Measure data preparation beside the Python way (TOKENIZER=FOLDER FILES="A.jsonl B.jsonl")
 	@python3 benches/data_prepare.py $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) $(FILES)
+
+bench-load: libtorch ## Measure the time to the first logits of a model beside transformers (MODEL=FOLDER)
+	@python3 benches/model_load.py $(if $(MODEL),--model $(MODEL))
 
 bench-data-memory: libtorch ## Measure the memory of data preparation for 200 MB and for 2 GB of text
 	@python3 benches/data_prepare.py --memory $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) $(FILES)

@@ -1,6 +1,6 @@
 //! The command tree and its help.
 
-use crate::settings::Sources;
+use crate::settings::{Dtype, LoadDtype, Sources};
 use clap::{Args, Parser, Subcommand, value_parser};
 use std::path::PathBuf;
 
@@ -254,6 +254,9 @@ pub struct SamplingArgs {
     /// was.
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub adapter: Option<PathBuf>,
+    /// What weights become in memory, in place of the setting `inference_dtype`: half precision takes half the memory
+    #[arg(long, value_name = "KIND", help_heading = "Model")]
+    pub dtype: Option<LoadDtype>,
     /// Denoising steps; more are slower and reveal fewer tokens at a time
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
@@ -336,6 +339,9 @@ pub struct EvalArgs {
     /// Folder of a LoRA adapter in peft's files, evaluated on top of the model
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// What weights become in memory, in place of the setting `inference_dtype`: half precision takes half the memory
+    #[arg(long, value_name = "KIND")]
+    pub dtype: Option<LoadDtype>,
     /// Prepared data to score: its validation rows where it has some
     #[arg(long, value_name = "DIR", help_heading = "What to evaluate", conflicts_with_all = ["jsonl", "choices", "generated"])]
     pub data: Option<PathBuf>,
@@ -488,17 +494,6 @@ pub struct WritingArgs {
     /// Largest file of weights in megabytes; more are spread over several
     #[arg(long, value_name = "MB", default_value_t = 5000, value_parser = value_parser!(u64).range(1..))]
     pub max_shard_size: u64,
-}
-
-/// What weights can be stored as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Dtype {
-    /// Four bytes a number
-    Float32,
-    /// Two bytes a number, with the range of float32
-    Bfloat16,
-    /// Two bytes a number, finer and of smaller range
-    Float16,
 }
 
 /// What `dlm config` can do.

@@ -18,7 +18,7 @@ use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
 };
-use tch::{Device, Kind};
+use tch::Device;
 
 /// What to turn into masks.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,7 +88,8 @@ impl Inference {
         device: Device,
     ) -> anyhow::Result<Self> {
         let folder = model_folder(model, resolved)?;
-        let options = LoadOptions { device, kind: Kind::Float };
+        let dtype = sampling.dtype.unwrap_or(resolved.settings.inference_dtype);
+        let options = LoadOptions { device, kind: dtype.kind(&folder)? };
         let (model, tokenizer) = match &sampling.adapter {
             Some(adapter) => {
                 let has_tokenizer = adapter.join("tokenizer.json").is_file();

@@ -8,6 +8,7 @@
 mod axolotl;
 mod choices;
 mod data_keys;
+mod dtype;
 mod error;
 mod keys;
 mod layer;
@@ -18,6 +19,7 @@ mod show;
 
 pub use choices::{Adapter, Compat, ObjectiveName, Optimizer, Strategy, WandbMode};
 pub(crate) use data_keys::of_training;
+pub use dtype::{Dtype, LoadDtype};
 pub use error::{Given, SettingsError};
 pub use keys::{DEFAULT_MASK_TOKEN, Diffusion, Settings};
 pub use prepared::{PreparedPath, PreparedPaths};

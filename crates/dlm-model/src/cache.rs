@@ -10,7 +10,9 @@ use tch::{Kind, Tensor};
 ///
 /// A block that is appended sees itself both ways and every cached token, which see none of it: attention that is causal over
 /// blocks, and exactly that. Overwriting a window leaves the keys of later tokens as they were computed, before they could see the
-/// new ones: an approximation, as the dual cache of Fast-dLLM ([arXiv:2505.22618](https://arxiv.org/abs/2505.22618)) is one.
+/// new ones: an approximation, as the dual cache of Fast-dLLM ([arXiv:2505.22618](https://arxiv.org/abs/2505.22618)) is one. So is
+/// a text that outgrows the first length of [`RotaryScaling::Dynamic`](crate::RotaryScaling) or `LongRope`: keys stay as they were
+/// turned when the text was shorter.
 ///
 /// ```
 /// use dlm_model::{CacheUse, KvCache, LoadOptions, Model, ModelConfig};

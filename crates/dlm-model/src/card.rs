@@ -109,6 +109,9 @@ fn table(title: &str, facts: &[(String, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{DiffusionInfo, LoadOptions, ModelConfig};
+    use serde_json::json;
+    use std::path::Path;
 
     #[test]
     fn only_names_of_a_hub_are_given_as_its_base_model() {
@@ -116,6 +119,34 @@ mod tests {
         for path in ["models/a/b", "/data/model", "../model", "model", "a b/c"] {
             assert!(!is_hub_name(path), "{path}");
         }
+    }
+
+    #[test]
+    fn a_card_tells_the_facts_of_its_model() {
+        let mut object = ModelConfig::preset("tiny", 100).unwrap().to_json();
+        object.insert("rope_scaling".to_owned(), json!({ "type": "dynamic", "factor": 2.0 }));
+        let config = ModelConfig::from_json(object, Path::new("config.json")).unwrap();
+        let mut model = Model::from_config(config, 1, &LoadOptions::default()).unwrap();
+        let card = ModelCard::new("mine").with_base_model("OWNER/NAME").with_fact("seed", 7);
+        let plain = card.render(&model);
+        assert!(!plain.contains("| mask token |") && !plain.contains("| noise schedule |"), "{plain}");
+        let info = DiffusionInfo { noise_schedule: "cosine".to_owned(), ..DiffusionInfo::new(42, false) };
+        model.set_diffusion(info).unwrap();
+        let text = card.render(&model);
+        for fact in [
+            "base_model: OWNER/NAME".to_owned(),
+            "# mine".to_owned(),
+            "| architecture | LlamaForCausalLM (llama) |".to_owned(),
+            format!("| parameters | {} |", model.parameter_count()),
+            "| longest text | 4096 tokens |".to_owned(),
+            "| mask token | 42 |".to_owned(),
+            "| a token is predicted from | its own state |".to_owned(),
+            "| noise schedule | cosine |".to_owned(),
+            "| seed | 7 |".to_owned(),
+        ] {
+            assert!(text.contains(&fact), "{fact} is not in {text}");
+        }
+        assert!(plain.contains("| a token is predicted from | the state before it |"));
     }
 
     #[test]

@@ -273,6 +273,7 @@ fn read_fixed(keys: &mut Keys<'_>) -> Result<()> {
     keys.only("attention_dropout", &json!(0.0))?;
     keys.only("quantization_config", &Value::Null)?;
     keys.only("rope_interleaved", &json!(false))?;
+    keys.only("use_mrope", &json!(false))?; // of Qwen 2.5
     keys.only("is_encoder_decoder", &json!(false))?;
     keys.only("add_cross_attention", &json!(false))?;
     keys.only("pruned_heads", &json!({}))

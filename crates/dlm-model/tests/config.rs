@@ -207,6 +207,7 @@ fn values_that_ask_for_another_computation_are_refused_by_name() {
         ("hidden_act", json!("quick_gelu"), "`silu`"),
         ("quantization_config", json!({ "bits": 4 }), "absent"),
         ("rope_interleaved", json!(true), "false or absent"),
+        ("use_mrope", json!(true), "false or absent"),
         ("head_dim", json!(7), "even"),
         ("num_key_value_heads", json!(3), "a divisor of `num_attention_heads`, which is 4"),
         ("num_attention_heads", json!(6), "a multiple"),

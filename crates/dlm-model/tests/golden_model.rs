@@ -92,7 +92,7 @@ fn golden_logits_of_every_layout_are_those_of_the_reference() {
             let expected = expected.flatten(0, 1).index_select(0, &wanted);
             assert!(seq_len > 1 && wanted.numel() > 0, "{}: nothing to compare", case.name);
             let error = (&logits - &expected).abs().max().double_value(&[]);
-            println!("{:18} {key:32} largest error {error:.1e}", case.name); // the table that `make golden-table` shows
+            println!("{:18} {key:32} largest error {error:.1e}", case.name); // the table that `make golden-models` shows
             assert_close(&format!("{} {key}", case.name), &logits, &expected, 1e-4, 1e-4);
         }
     }

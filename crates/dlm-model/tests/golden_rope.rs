@@ -47,7 +47,7 @@ fn golden_logits_of_every_rope_scaling_are_those_of_transformers() {
         }
         for (visibility, error) in largest {
             let layout = format!("{visibility} {name}");
-            println!("{family:18} {layout:32} largest error {error:.1e}"); // the table that `make golden-table` shows
+            println!("{family:18} {layout:32} largest error {error:.1e}"); // the table that `make golden-models` shows
         }
         kinds.insert(case["new"]["rope_parameters"]["rope_type"].as_str().unwrap());
     }

@@ -17,7 +17,7 @@ use crate::{
     writing_order::WritingOrder,
 };
 use dlm_data::{Cursor, ReaderConfig};
-use dlm_model::Model;
+use dlm_model::{Model, SaveOptions};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -52,6 +52,7 @@ pub struct Trainer<'a> {
     identity: BTreeMap<String, Value>,
     text_of: Box<TextOf<'a>>,
     stop: Arc<AtomicBool>,
+    saving: Option<SaveOptions>,
 }
 
 impl<'a> Trainer<'a> {
@@ -75,6 +76,7 @@ impl<'a> Trainer<'a> {
             identity: BTreeMap::new(),
             text_of: Box::new(show_ids),
             stop: Arc::default(),
+            saving: None,
         })
     }
 
@@ -120,6 +122,13 @@ impl<'a> Trainer<'a> {
     #[must_use]
     pub fn with_stop(mut self, stop: Arc<AtomicBool>) -> Self {
         self.stop = stop;
+        self
+    }
+
+    /// How the finished model is written; without, in one piece as it was trained. Checkpoints are always as exact as training.
+    #[must_use]
+    pub fn with_saving(mut self, saving: SaveOptions) -> Self {
+        self.saving = Some(saving);
         self
     }
 
@@ -188,7 +197,8 @@ impl<'a> Trainer<'a> {
                 return Ok(Outcome::Interrupted { step: run.step, checkpoint });
             }
         }
-        self.model.save(&self.config.output_dir, self.model.kind(), &self.companions)?;
+        let saving = self.saving.unwrap_or_else(|| self.model.kind().into());
+        self.model.save(&self.config.output_dir, saving, &self.companions)?;
         Ok(Outcome::Finished { step: run.step })
     }
 

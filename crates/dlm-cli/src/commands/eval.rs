@@ -107,7 +107,7 @@ fn bound_config(args: &EvalArgs, model: &Model, mask_token_id: i64) -> anyhow::R
 }
 
 fn load(args: &EvalArgs, resolved: &Resolved, device: Device) -> anyhow::Result<Inference> {
-    let sampling = SamplingArgs { adapter: args.adapter.clone(), ..SamplingArgs::default() };
+    let sampling = SamplingArgs { adapter: args.adapter.clone(), dtype: args.dtype, ..SamplingArgs::default() };
     Inference::load(args.model.as_deref(), &sampling, resolved, device)
 }
 

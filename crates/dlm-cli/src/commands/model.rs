@@ -1,7 +1,7 @@
 //! `dlm model`: what a folder holds, and folders made of GGUF files and of adapters.
 
 use crate::{
-    args::{Dtype, ModelCommand, WritingArgs},
+    args::{ModelCommand, WritingArgs},
     error::UsageError,
 };
 use dlm_model::{Gguf, LoadOptions, Model, ModelConfig, ModelInfo, SaveOptions};
@@ -40,9 +40,16 @@ fn info(folder: &Path, check: bool, json: bool) -> anyhow::Result<()> {
             ("parameters", format!("{:.2} million", info.parameters as f64 / 1e6)),
             ("blocks", format!("{} of width {}", info.num_hidden_layers, info.hidden_size)),
             ("vocabulary", format!("{} rows", info.vocab_size)),
-            ("longest text", format!("{} tokens", info.max_position_embeddings)),
+            ("longest text", format!("{} tokens", info.max_seq_len)),
             ("stored as", info.stored_as.map_or_else(unknown, str::to_owned)),
-            ("inference", format!("{} for weights in float32", gigabytes(info.inference_bytes))),
+            (
+                "inference",
+                format!(
+                    "{} for weights in float32, {} in half precision",
+                    gigabytes(info.inference_bytes),
+                    gigabytes(info.inference_bytes / 2)
+                ),
+            ),
             (
                 "training",
                 format!("{} for weights, gradients and moments, without activations", gigabytes(info.training_bytes)),
@@ -100,12 +107,7 @@ fn merge(adapter: &Path, output: &Path, base: Option<&Path>, writing: WritingArg
 }
 
 fn save_options(writing: WritingArgs, stored: Kind) -> SaveOptions {
-    let kind = match writing.dtype {
-        Some(Dtype::Float32) => Kind::Float,
-        Some(Dtype::Bfloat16) => Kind::BFloat16,
-        Some(Dtype::Float16) => Kind::Half,
-        None => stored,
-    };
+    let kind = writing.dtype.map_or(stored, Kind::from);
     SaveOptions::from(kind).with_max_shard_bytes(writing.max_shard_size.saturating_mul(1_000_000))
 }
 

@@ -65,8 +65,10 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
 
     let settings_file = SettingsFile { path: output_dir.join("settings.toml"), content: resolved.to_toml() };
     let text_of = |ids: &[i64]| text_of(&tokenizer, &mask.text, ids);
+    let saving = setup::saving(&resolved.settings, &model);
     let mut trainer = Trainer::new(config, model, &data.train)?
         .with_companions(tokenizer.files()?)
+        .with_saving(saving)
         .with_text(text_of)
         .with_stop(stop_on_signals()?);
     // First of all sinks: a tracker that refuses the run leaves no folder behind.

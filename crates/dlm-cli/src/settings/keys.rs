@@ -2,6 +2,7 @@
 
 use super::{
     choices::{Adapter, Compat, ObjectiveName, Optimizer, Strategy, WandbMode},
+    dtype::{Dtype, LoadDtype},
     lenient::{
         Blocks, Count, Device, Fraction, Positive, ProperFraction, Rate, Switch, Text, TokenId, Whole, choice, list,
         one, optional, optional_choice, optional_list,
@@ -145,6 +146,12 @@ pub struct Settings {
     /// Newest checkpoints that are kept; unset keeps all.
     #[serde(deserialize_with = "optional::<Count, _>")]
     pub save_total_limit: Option<u64>,
+    /// What the weights of the finished model are stored as: `float32`, `bfloat16` or `float16`; unset, as they were trained.
+    #[serde(deserialize_with = "optional_choice")]
+    pub save_dtype: Option<Dtype>,
+    /// Largest file of the finished model's weights in megabytes; more are spread over several.
+    #[serde(deserialize_with = "one::<Count, _>")]
+    pub max_shard_size: u64,
     /// Steps between lines of `metrics.jsonl`.
     #[serde(deserialize_with = "one::<Count, _>")]
     pub logging_steps: u64,
@@ -174,6 +181,9 @@ pub struct Settings {
     /// What every random choice follows from.
     #[serde(deserialize_with = "one::<Whole, _>")]
     pub seed: u64,
+    /// What weights become in memory for sampling and evaluation: `float32`, `bfloat16`, `float16`, or `auto`, as they are stored.
+    #[serde(deserialize_with = "choice")]
+    pub inference_dtype: LoadDtype,
     /// Where tensors live: `auto`, `cpu`, `cuda` or `cuda:N`.
     #[serde(deserialize_with = "one::<Device, _>")]
     pub device: String,
@@ -360,6 +370,8 @@ impl Default for Settings {
             save_steps: None,
             saves_per_epoch: None,
             save_total_limit: Some(4),
+            save_dtype: None,
+            max_shard_size: 5000,
             logging_steps: 1,
             output_dir: "model-out".to_owned(),
             use_wandb: None,
@@ -369,6 +381,7 @@ impl Default for Settings {
             wandb_run_id: None,
             wandb_mode: WandbMode::Online,
             seed: 42,
+            inference_dtype: LoadDtype::Float32,
             device: "auto".to_owned(),
             threads: None,
             diffusion: Diffusion::default(),

@@ -17,7 +17,7 @@ use std::{
     io::{Write, stdout},
     path::Path,
 };
-use tch::{Device, Kind};
+use tch::Device;
 
 /// Tokens of an n-gram whose return counts as repetition.
 const NGRAM: usize = 4;
@@ -40,9 +40,11 @@ struct Summary {
 /// Tokens are those of `--ar-model` where it is given, else of `--model`.
 pub(super) fn run(path: &Path, args: &EvalArgs, resolved: &Resolved, device: Device) -> anyhow::Result<()> {
     // A judge need not know of masks.
-    let options = LoadOptions { device, kind: Kind::Float };
-    let judge =
-        args.ar_model.as_deref().map(|folder| anyhow::Ok((Model::load(folder, &options)?, Tokenizer::load(folder)?)));
+    let dtype = args.dtype.unwrap_or(resolved.settings.inference_dtype);
+    let judge = args.ar_model.as_deref().map(|folder| {
+        let options = LoadOptions { device, kind: dtype.kind(folder)? };
+        anyhow::Ok((Model::load(folder, &options)?, Tokenizer::load(folder)?))
+    });
     let judge = judge.transpose()?;
     let own = if judge.is_none() { Some(load(args, resolved, device)?) } else { None };
     let encode = |text: &str| -> anyhow::Result<Vec<i64>> {

@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::Context;
 use dlm_data::{HeldOut, IGNORE_INDEX, Mixture, Part, PreparedData, Split};
-use dlm_model::{DiffusionInfo, LoadOptions, LoraConfig, LoraTargets, Model, ModelConfig};
+use dlm_model::{DiffusionInfo, LoadOptions, LoraConfig, LoraTargets, Model, ModelConfig, SaveOptions};
 use dlm_tokenizer::{KeepSpecials, MaskToken, Tokenizer};
 use dlm_train::{LrScheduler, RowSource, RunConfig, Warmup};
 use serde_json::Value;
@@ -85,6 +85,12 @@ impl Data {
         }
         Ok((bytes > 0).then(|| tokens as f64 / bytes as f64))
     }
+}
+
+/// How the finished model is written.
+pub(super) fn saving(settings: &Settings, model: &Model) -> SaveOptions {
+    let kind = settings.save_dtype.map_or_else(|| model.kind(), Kind::from);
+    SaveOptions::from(kind).with_max_shard_bytes(settings.max_shard_size.saturating_mul(1_000_000))
 }
 
 /// Tokenizer and model, made for each other.
