@@ -1,6 +1,6 @@
 # The words that people and CI type. Every target first prepares libtorch where it is missing.
 .DEFAULT_GOAL := help
-.PHONY: help libtorch demo test golden-table golden-models check bench bench-loss bench-load bench-data bench-data-memory interop-data interop
+.PHONY: help libtorch demo test golden-table golden-models check bench bench-step bench-loss bench-load bench-data bench-data-memory interop-data interop
 
 help: libtorch ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -23,11 +23,15 @@ golden-models: libtorch ## Print the largest difference to the reference's logit
 check: libtorch ## Check formatting, lints, docs, dependencies and spelling, with warnings denied
 	@scripts/check
 
-bench: libtorch bench-data bench-loss bench-load ## Measure a training step, a denoising pass, the loss, data preparation and loading on this machine
+bench: libtorch bench-step bench-data bench-loss bench-load ## Measure a training step, a denoising pass, the loss, data preparation and loading on this machine
 	@cargo run --quiet --example bench_step
 
 bench-loss: libtorch ## Measure time and memory of the chunked loss beside the plain one: 8192 positions, 151,936 tokens, 14 GiB
 	@cargo run --quiet -p dlm-torch --example bench_loss
+
+# MODEL names a model folder, STEP_OPTIONS more of what benches/train_step.py takes (--checkpointing, --compile, --threads N, ...).
+bench-step: libtorch ## Measure a training step beside Axolotl's diffusion plugin (MODEL=FOLDER STEP_OPTIONS="--checkpointing")
+	@python3 benches/train_step.py $(if $(MODEL),--model $(MODEL)) $(STEP_OPTIONS)
 
 # TOKENIZER names a tokenizer's folder, FILES the texts as JSON Lines; without them, see benches/data_prepare.py.
 bench-data: libtorch ## Measure data preparation beside the Python way (TOKENIZER=FOLDER FILES="A.jsonl B.jsonl")

@@ -17,7 +17,7 @@ mod prepared;
 mod resolve;
 mod show;
 
-pub use choices::{Adapter, Compat, ObjectiveName, Optimizer, Strategy, WandbMode};
+pub use choices::{Adapter, Bf16, Compat, ObjectiveName, Optimizer, Strategy, WandbMode};
 pub(crate) use data_keys::of_training;
 pub use dtype::{Dtype, LoadDtype};
 pub use error::{Given, SettingsError};

@@ -2,7 +2,7 @@
 
 #![allow(clippy::result_large_err)] // figment::Jail's closures return figment's error
 
-use dlm_cli::settings::{Compat, PreparedPath, PreparedPaths, Sources, resolve, resolve_file};
+use dlm_cli::settings::{Bf16, Compat, PreparedPath, PreparedPaths, Sources, resolve, resolve_file};
 use dlm_diffusion::{LossNormalization, PackingIsolation, ScheduleName};
 use figment::Jail;
 use std::path::PathBuf;
@@ -112,7 +112,9 @@ fn a_wrong_value_names_its_key_its_source_what_was_found_and_what_is_expected() 
             "diffusion: {noise_schedule: 0}",
             "diffusion: {mask_token_id: -5}",
             "diffusion: {never_mask: 7}",
-            "bf16: true",
+            "bf16: perhaps",
+            "fp16: true",
+            "gradient_checkpointing: offload",
             "adapter: qlora",
             "lora_r: 0",
             "lora_dropout: 1",
@@ -266,18 +268,11 @@ fn an_axolotl_file_is_read_as_it_is_and_each_key_without_effect_is_listed_once()
         assert_eq!(resolved.settings.learning_rate, 1e-5);
         assert_eq!(resolved.settings.diffusion.noise_schedule, ScheduleName::Cosine);
         assert_eq!(resolved.settings.diffusion.eps, 5e-4);
+        assert!(resolved.settings.gradient_checkpointing && resolved.settings.bf16 == Bf16::Auto);
         let mut ignored: Vec<_> = resolved.ignored.iter().map(|ignored| ignored.key.as_str()).collect();
         ignored.sort_unstable();
-        let expected = [
-            "datasets",
-            "gradient_checkpointing",
-            "optimizer",
-            "plugins",
-            "sample_packing",
-            "sdp_attention",
-            "special_tokens",
-            "tf32",
-        ];
+        let expected =
+            ["datasets", "optimizer", "plugins", "sample_packing", "sdp_attention", "special_tokens", "tf32"];
         assert_eq!(ignored, expected);
         Ok(())
     });

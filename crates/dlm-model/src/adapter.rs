@@ -206,8 +206,15 @@ impl LowRank {
             _ => None,
         };
         let x = dropped.as_ref().unwrap_or(x);
-        let small = x.f_linear::<&Tensor>(&self.a, None)?; // [n, r]
-        small.f_linear::<&Tensor>(&self.b, None)?.f_mul_scalar(self.scale)
+        // Where weights are of another kind than the model computes in, these are small enough to be cast for each use.
+        let (a, b) = (self.a.f_to_kind(x.kind())?, self.b.f_to_kind(x.kind())?);
+        let small = x.f_linear::<&Tensor>(&a, None)?; // [n, r]
+        small.f_linear::<&Tensor>(&b, None)?.f_mul_scalar(self.scale)
+    }
+
+    /// The same matrices in another pair of hands.
+    pub(crate) fn share(&self) -> Self {
+        Self { a: self.a.shallow_clone(), b: self.b.shallow_clone(), ..*self }
     }
 
     /// The same as one matrix, in float32.

@@ -2,12 +2,13 @@
 
 use crate::{
     cache::{Layer, spliced},
-    linear::Linear,
+    linear::{Linears, torch},
     norm::RmsNorm,
-    rotary::Rotation,
+    pieces::pieces,
     state_dict::Tensors,
 };
 use dlm_diffusion::{AttentionLayout, Visibility};
+use dlm_torch::Angles;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// What all blocks of one forward pass share.
@@ -15,13 +16,31 @@ use tch::{Device, Kind, TchError, Tensor};
 pub(crate) struct Pass {
     pub(crate) batch: i64,
     pub(crate) seq_len: i64,
-    pub(crate) rotation: Rotation,
+    pub(crate) angles: Angles,
+    /// In which kind blocks compute; the residual stream is of the parameters' kind.
+    pub(crate) kind: Kind,
     /// The mask of blocks without a window.
     pub(crate) mask: Mask,
     /// The mask of blocks with a window, where the rows are long enough to notice it.
     pub(crate) windowed: Option<Mask>,
     /// What an adapter's dropout follows from, a number for each token, `[batch * seq_len]`; `None` drops nothing.
     pub(crate) dropout_keys: Option<Tensor>,
+}
+
+impl Pass {
+    /// The same in another pair of hands.
+    pub(crate) fn share(&self) -> Self {
+        let Angles { cos, sin } = &self.angles;
+        Self {
+            batch: self.batch,
+            seq_len: self.seq_len,
+            angles: Angles { cos: cos.shallow_clone(), sin: sin.shallow_clone() },
+            kind: self.kind,
+            mask: self.mask.share(),
+            windowed: self.windowed.as_ref().map(Mask::share),
+            dropout_keys: self.dropout_keys.as_ref().map(Tensor::shallow_clone),
+        }
+    }
 }
 
 /// Who attends to whom, in the form that libtorch's fused kernels take without converting it in every block.
@@ -31,18 +50,25 @@ pub(crate) enum Mask {
     Full,
     /// Each to itself and to those before, which the kernel knows by itself.
     Causal,
+    /// Ranges of tokens to ranges of tokens, as [`dlm_torch::attention`] takes them.
+    Pieces(Tensor),
     /// 0 where allowed and minus infinity elsewhere, broadcastable to `[batch, heads, seq_len, seq_len]`.
     Additive(Tensor),
 }
 
 impl Mask {
     /// The mask of a layout whose segments, if any, are `[batch, seq_len]`.
-    pub(crate) fn new(layout: &AttentionLayout, seq_len: i64, kind: Kind, device: Device) -> Self {
+    pub(crate) fn new(layout: &AttentionLayout, batch: i64, seq_len: i64, kind: Kind, device: Device) -> Self {
         let one_segment = layout.segment_ids.as_ref().is_none_or(is_one_segment);
         match layout.visibility {
             Visibility::Bidirectional if one_segment => return Self::Full,
             Visibility::Causal if one_segment => return Self::Causal,
             _ => {}
+        }
+        if device == Device::Cpu && kind != Kind::Half {
+            if let Some(pieces) = pieces(layout, batch, seq_len) {
+                return Self::Pieces(pieces);
+            }
         }
         layout.dense_mask(seq_len, device).map_or(Self::Full, |allowed| Self::additive(&allowed, kind))
     }
@@ -66,6 +92,15 @@ impl Mask {
         Some(Self::additive(&allowed, kind))
     }
 
+    fn share(&self) -> Self {
+        match self {
+            Self::Full => Self::Full,
+            Self::Causal => Self::Causal,
+            Self::Pieces(table) => Self::Pieces(table.shallow_clone()),
+            Self::Additive(mask) => Self::Additive(mask.shallow_clone()),
+        }
+    }
+
     fn additive(allowed: &Tensor, kind: Kind) -> Self {
         let zeros = Tensor::zeros(allowed.size(), (kind, allowed.device()));
         Self::Additive(zeros.masked_fill(&allowed.logical_not(), f64::NEG_INFINITY))
@@ -81,10 +116,8 @@ fn is_one_segment(segment_ids: &Tensor) -> bool {
 /// One block's attention.
 #[derive(Debug)]
 pub(crate) struct Attention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
+    query_key_value: Linears,
+    output: Linears,
     /// Norms of each query and key head, in the families that have them.
     norms: Option<[RmsNorm; 2]>,
     heads: i64,
@@ -110,13 +143,10 @@ impl Attention {
         norms: Option<[RmsNorm; 2]>,
         heads: Heads,
     ) -> Self {
-        let linear = |name| Linear::new(tensors, name);
         let Heads { queries: heads, keys: kv_heads, dim: head_dim, has_window } = heads;
         Self {
-            query: linear(query),
-            key: linear(key),
-            value: linear(value),
-            output: linear(output),
+            query_key_value: Linears::new(tensors, &[query, key, value]),
+            output: Linears::new(tensors, &[output]),
             norms,
             heads,
             kv_heads,
@@ -136,12 +166,16 @@ impl Attention {
     ) -> Result<Tensor, TchError> {
         let [query, key, value] = self.project(x, pass)?;
         let mask = pass.windowed.as_ref().filter(|_| self.has_window).unwrap_or(&pass.mask);
-        let (mask, is_causal) = match mask {
-            Mask::Full => (None, false),
-            Mask::Causal => (None, true),
-            Mask::Additive(mask) => (Some(mask), false),
+        let in_ranges = |pieces| -> Result<Tensor, TchError> {
+            let mixed = dlm_torch::attention(&query, &key, &value, pieces).map_err(torch)?;
+            mixed.f_view([-1, self.heads * self.head_dim])
         };
-        let mixed = self.mix(&query, &key, &value, mask, is_causal)?;
+        let mixed = match mask {
+            Mask::Full => in_ranges(None)?,
+            Mask::Pieces(table) => in_ranges(Some(table))?,
+            Mask::Causal => self.mix(&query, &key, &value, None, true)?,
+            Mask::Additive(mask) => self.mix(&query, &key, &value, Some(mask), false)?,
+        };
         match wanted {
             Some(wanted) => self.output.forward(&mixed.f_index_select(0, wanted)?, wanted_keys),
             None => self.output.forward(&mixed, wanted_keys),
@@ -169,16 +203,36 @@ impl Attention {
 
     /// Queries, keys and values, rotated, each `[batch, heads, seq_len, head_dim]`.
     fn project(&self, x: &Tensor, pass: &Pass) -> Result<[Tensor; 3], TchError> {
-        let split = |x: Tensor, heads| x.view([pass.batch, pass.seq_len, heads, self.head_dim]);
-        let keys = pass.dropout_keys.as_ref();
-        let mut query = split(self.query.forward(x, keys)?, self.heads);
-        let mut key = split(self.key.forward(x, keys)?, self.kv_heads);
-        let value = split(self.value.forward(x, keys)?, self.kv_heads);
+        let mut tokens = self.query_key_value.forward(x, pass.dropout_keys.as_ref())?; // [batch * seq_len, ...]
         if let Some([query_norm, key_norm]) = &self.norms {
-            (query, key) = (query_norm.forward(&query)?, key_norm.forward(&key)?);
+            let [queries, keys] = [self.heads, self.kv_heads].map(|heads| heads * self.head_dim);
+            let normed = |first, width, norm: &RmsNorm| -> Result<Tensor, TchError> {
+                let heads = tokens.f_narrow(1, first, width)?.f_reshape([-1, width / self.head_dim, self.head_dim])?;
+                norm.forward(&heads)?.f_view([-1, width])
+            };
+            let (query, key) = (normed(0, queries, query_norm)?, normed(queries, keys, key_norm)?);
+            tokens = Tensor::f_cat(&[query, key, tokens.f_narrow(1, queries + keys, keys)?], 1)?;
         }
-        let (query, key) = (pass.rotation.apply(&query), pass.rotation.apply(&key));
-        Ok([query, key, value].map(|x| x.transpose(1, 2)))
+        dlm_torch::rotate(&tokens, &pass.angles, pass.batch, self.heads, self.kv_heads).map_err(torch)
+    }
+
+    pub(crate) fn join(&mut self) -> Result<(), TchError> {
+        self.query_key_value.join()
+    }
+
+    pub(crate) fn compute_in(&mut self, kind: Kind) -> Result<(), TchError> {
+        self.query_key_value.compute_in(kind)?;
+        self.output.compute_in(kind)
+    }
+
+    /// The same attention in another pair of hands.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            query_key_value: self.query_key_value.share(),
+            output: self.output.share(),
+            norms: self.norms.as_ref().map(|norms| norms.each_ref().map(RmsNorm::share)),
+            ..*self
+        }
     }
 
     /// Values by the likeness of queries and keys, `[batch * queries, hidden]`.

@@ -8,7 +8,8 @@ use crate::{
     norm::RmsNorm,
     state_dict::Tensors,
 };
-use tch::{TchError, Tensor};
+use dlm_torch::Normed;
+use tch::{Kind, TchError, Tensor};
 
 /// A block of the transformer.
 #[derive(Debug)]
@@ -41,21 +42,30 @@ impl Block {
         }
     }
 
-    /// `[batch * seq_len, hidden]` to the same; or only the tokens at `wanted`, `[n]`, to `[n, hidden]`.
+    /// The residual stream, `[batch * seq_len, hidden]`, and what the block before adds to it, to the same of this block;
+    /// or only for the tokens at `wanted`, `[n]`, `[n, hidden]`. Who comes next adds, for it is one pass with its norm.
     ///
     /// The last block leaves out what nobody wants as soon as attention has mixed the tokens.
-    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass, wanted: Option<&Tensor>) -> Result<Tensor, TchError> {
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        delta: Option<&Tensor>,
+        pass: &Pass,
+        wanted: Option<&Tensor>,
+    ) -> Result<[Tensor; 2], TchError> {
         let keys = match (&pass.dropout_keys, wanted) {
             (Some(keys), Some(wanted)) => Some(keys.f_index_select(0, wanted)?),
             (keys, _) => keys.as_ref().map(Tensor::shallow_clone),
         };
-        let mixed = self.attention.forward(&self.attention_norm.forward(x)?, pass, wanted, keys.as_ref())?;
+        let Normed { sum: x, normed } = self.attention_norm.forward_sum(x, delta, pass.kind)?;
+        let mixed = self.attention.forward(&normed, pass, wanted, keys.as_ref())?;
         let x = match wanted {
-            Some(wanted) => x.f_index_select(0, wanted)? + mixed,
-            None => x + mixed,
+            Some(wanted) => x.f_index_select(0, wanted)?,
+            None => x,
         };
-        let added = self.mlp.forward(&self.mlp_norm.forward(&x)?, keys.as_ref())?;
-        Ok(x + added)
+        let Normed { sum: x, normed } = self.mlp_norm.forward_sum(&x, Some(&mixed), pass.kind)?;
+        let added = self.mlp.forward(&normed, keys.as_ref())?;
+        Ok([x, added])
     }
 
     /// The same for a window of tokens that also see the cached ones, with the keys and values of all.
@@ -66,9 +76,32 @@ impl Block {
         layer: Option<&Layer>,
         start: i64,
     ) -> Result<(Tensor, Layer), TchError> {
-        let (mixed, layer) = self.attention.forward_cached(&self.attention_norm.forward(x)?, pass, layer, start)?;
-        let x = x + mixed;
-        let added = self.mlp.forward(&self.mlp_norm.forward(&x)?, None)?;
-        Ok((x + added, layer))
+        let normed = self.attention_norm.forward_sum(x, None, pass.kind)?.normed;
+        let (mixed, layer) = self.attention.forward_cached(&normed, pass, layer, start)?;
+        let Normed { sum: x, normed } = self.mlp_norm.forward_sum(x, Some(&mixed), pass.kind)?;
+        let added = self.mlp.forward(&normed, None)?;
+        Ok((x.f_add(&added)?, layer))
+    }
+
+    /// Puts weights that are multiplied by the same input behind each other in memory.
+    pub(crate) fn join(&mut self) -> Result<(), TchError> {
+        self.attention.join()?;
+        self.mlp.join()
+    }
+
+    /// Computes linear maps in `kind`.
+    pub(crate) fn compute_in(&mut self, kind: Kind) -> Result<(), TchError> {
+        self.attention.compute_in(kind)?;
+        self.mlp.compute_in(kind)
+    }
+
+    /// The same block in another pair of hands.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            attention_norm: self.attention_norm.share(),
+            attention: self.attention.share(),
+            mlp_norm: self.mlp_norm.share(),
+            mlp: self.mlp.share(),
+        }
     }
 }

@@ -1,7 +1,10 @@
 //! The gated MLP: SwiGLU and its kin.
 
-use crate::{linear::Linear, state_dict::Tensors};
-use tch::{TchError, Tensor};
+use crate::{
+    linear::{Linears, torch},
+    state_dict::Tensors,
+};
+use tch::{Kind, TchError, Tensor};
 
 /// What the gate of an MLP goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,21 +44,39 @@ impl Activation {
 /// `down(activation(gate(x)) * up(x))`.
 #[derive(Debug)]
 pub(crate) struct Mlp {
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    gate_up: Linears,
+    down: Linears,
     activation: Activation,
 }
 
 impl Mlp {
     pub(crate) fn new(tensors: &Tensors<'_>, [gate, up, down]: [&str; 3], activation: Activation) -> Self {
-        let linear = |name| Linear::new(tensors, name);
-        Self { gate: linear(gate), up: linear(up), down: linear(down), activation }
+        Self { gate_up: Linears::new(tensors, &[gate, up]), down: Linears::new(tensors, &[down]), activation }
     }
 
-    /// `[n, hidden]` to `[n, hidden]`; `keys` as in [`Linear::forward`].
+    /// `[n, hidden]` to `[n, hidden]`; `keys` as in [`Linears::forward`].
     pub(crate) fn forward(&self, x: &Tensor, keys: Option<&Tensor>) -> Result<Tensor, TchError> {
-        let gated = self.activation.apply(&self.gate.forward(x, keys)?) * self.up.forward(x, keys)?; // [n, intermediate]
+        let gate_up = self.gate_up.forward(x, keys)?; // [n, 2 intermediate]
+        let gated = if self.activation == Activation::Silu {
+            dlm_torch::swiglu(&gate_up).map_err(torch)?
+        } else {
+            let halves = gate_up.f_chunk(2, 1)?;
+            self.activation.apply(&halves[0]) * &halves[1]
+        };
         self.down.forward(&gated, keys)
+    }
+
+    pub(crate) fn join(&mut self) -> Result<(), TchError> {
+        self.gate_up.join()
+    }
+
+    pub(crate) fn compute_in(&mut self, kind: Kind) -> Result<(), TchError> {
+        self.gate_up.compute_in(kind)?;
+        self.down.compute_in(kind)
+    }
+
+    /// The same MLP in another pair of hands.
+    pub(crate) fn share(&self) -> Self {
+        Self { gate_up: self.gate_up.share(), down: self.down.share(), activation: self.activation }
     }
 }

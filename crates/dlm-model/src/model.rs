@@ -3,6 +3,7 @@
 use crate::{
     adapter::{ADAPTER_CONFIG, Adapter, base_folder},
     checkpoint::Checkpoint,
+    compute_copy::ComputeCopy,
     config::ModelConfig,
     diffusion_info::DiffusionInfo,
     error::{ModelError, Result},
@@ -102,7 +103,7 @@ impl Model {
         };
         Self {
             transformer: Transformer::new(&config, &tensors),
-            head: LinearHead { weight: head },
+            head: LinearHead { weight: head, copy: None },
             packing_isolation: PackingIsolation::default(),
             config,
             parameters,
@@ -184,8 +185,58 @@ impl Model {
         self.head.weight.kind()
     }
 
+    /// In which kind of numbers it computes: that of its parameters, unless [`compute_in`](Self::compute_in) says otherwise.
+    #[must_use]
+    pub fn compute_kind(&self) -> Kind {
+        self.head.copy.as_ref().map_or(self.kind(), ComputeCopy::kind)
+    }
+
+    /// Computes in `kind` from now on, while parameters, gradients, norms, the residual stream, softmax and loss stay in float32.
+    ///
+    /// `BFloat16` over `Float` parameters is mixed precision: matrices are cast when they have changed, not when they are used,
+    /// which takes half as much memory again as the parameters. Comes after [`grow_vocabulary`](Self::grow_vocabulary) and
+    /// adapters.
+    ///
+    /// # Errors
+    /// [`ModelError::ComputeKind`] for any other mix than that one, [`ModelError::Torch`] when memory runs out.
+    pub fn compute_in(&mut self, kind: Kind) -> Result<()> {
+        if kind != self.kind() && (self.kind(), kind) != (Kind::Float, Kind::BFloat16) {
+            return Err(ModelError::ComputeKind { found: kind });
+        }
+        self.transformer.compute_in(kind)?;
+        self.head.compute_in(kind)?;
+        Ok(())
+    }
+
+    /// Turns its parameters into another kind of numbers, in which it computes as well. They stay the same tensors.
+    ///
+    /// # Errors
+    /// [`ModelError::ComputeKind`] for a kind that is none for weights, [`ModelError::Torch`] when memory runs out.
+    pub fn convert(&mut self, kind: Kind) -> Result<()> {
+        check_kind(kind)?;
+        let of_adapter = self.adapter.as_mut().map_or(&mut [][..], |adapter| &mut adapter.state);
+        for (_, tensor) in self.parameters.iter_mut().chain(of_adapter) {
+            let converted = tensor.detach().f_to_kind(kind)?;
+            tensor.f_set_data(&converted)?;
+        }
+        self.compute_in(kind)
+    }
+
+    /// Whether training forgets what happens inside a block and computes it again: much less memory for a third more time.
+    ///
+    /// Changes no number.
+    pub fn set_gradient_checkpointing(&mut self, checkpoints: bool) {
+        self.transformer.set_checkpoints(checkpoints);
+    }
+
     /// Makes every [trainable parameter](Self::trainable_parameters) ask for gradients, or none.
+    ///
+    /// To be trained, weights that are multiplied by the same input move behind each other in memory, where there is room.
     pub fn train(&mut self, trainable: bool) {
+        if trainable {
+            // Without it they are multiplied one by one, which is as good a result.
+            let _ = self.transformer.join();
+        }
         let tensors = self.adapter.as_mut().map_or(&mut self.parameters, |adapter| &mut adapter.state);
         for (_, tensor) in tensors {
             let _ = tensor.requires_grad_(trainable);

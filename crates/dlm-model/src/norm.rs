@@ -1,6 +1,8 @@
 //! RMSNorm, in float32 whatever the kind of its input.
 
-use tch::{TchError, Tensor};
+use crate::linear::torch;
+use dlm_torch::Normed;
+use tch::{Kind, TchError, Tensor};
 
 /// Root mean square normalisation ([arXiv:1910.07467](https://arxiv.org/abs/1910.07467)).
 #[derive(Debug)]
@@ -16,10 +18,17 @@ impl RmsNorm {
 
     /// Normalises the last dimension; shape and kind stay.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        // One operator with a backward pass of its own: it keeps `x` and a number per row for it, where the formula spelt out
-        // keeps three tensors like `x` and takes more than twice the time.
-        let (normalised, _) = x.f_internal_fused_rms_norm(self.weight.size(), Some(&self.weight), self.eps)?;
-        Ok(normalised)
+        Ok(self.forward_sum(x, None, x.kind())?.normed)
+    }
+
+    /// The residual stream with what a module adds to it, and its normalised form in `kind`.
+    pub(crate) fn forward_sum(&self, x: &Tensor, delta: Option<&Tensor>, kind: Kind) -> Result<Normed, TchError> {
+        dlm_torch::norm(x, delta, &self.weight, self.eps, kind).map_err(torch)
+    }
+
+    /// The same norm in another pair of hands.
+    pub(crate) fn share(&self) -> Self {
+        Self { weight: self.weight.shallow_clone(), eps: self.eps }
     }
 }
 

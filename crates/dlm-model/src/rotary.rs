@@ -4,6 +4,7 @@ mod scaling;
 
 pub use scaling::RotaryScaling;
 
+use dlm_torch::Angles;
 use scaling::Longer;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -54,13 +55,14 @@ impl Rotary {
         position_ids: &Tensor,
         segment_ids: Option<&Tensor>,
         kind: Kind,
-    ) -> Result<Rotation, TchError> {
+    ) -> Result<Angles, TchError> {
         let frequencies = self.frequencies_at(position_ids, segment_ids)?;
         let angles = position_ids.to_kind(Kind::Float).unsqueeze(-1) * frequencies; // [batch, seq_len, head_dim / 2]
-        let angles = angles.unsqueeze(2); // [batch, seq_len, 1, head_dim / 2]
         let kind = if self.full_precision { Kind::Float } else { kind };
         let scaled = |x: Tensor| if self.attention_factor == 1.0 { x } else { x * self.attention_factor };
-        Ok(Rotation { cos: scaled(angles.cos()).to_kind(kind), sin: scaled(angles.sin()).to_kind(kind) })
+        // Rounded to the kind in which the reference multiplies, then exact in float32.
+        let flat = |x: Tensor| scaled(x).to_kind(kind).to_kind(Kind::Float).flatten(0, 1);
+        Ok(Angles { cos: flat(angles.cos()), sin: flat(angles.sin()) })
     }
 
     /// Radians per position, the same for all tokens or, `[batch, seq_len, head_dim / 2]`, by the length of each one's document.
@@ -90,23 +92,6 @@ fn document_lens(position_ids: &Tensor, segment_ids: Option<&Tensor>) -> Result<
     lens.f_index_select(0, &documents)?.f_view(size.as_slice())
 }
 
-/// Cosines and sines of every token, shared by all blocks of a forward pass.
-#[derive(Debug)]
-pub(crate) struct Rotation {
-    cos: Tensor,
-    sin: Tensor,
-}
-
-impl Rotation {
-    /// Turns `x`, `[batch, seq_len, heads, head_dim]`: dimension `i` pairs with `i + head_dim / 2`.
-    pub(crate) fn apply(&self, x: &Tensor) -> Tensor {
-        let halves = x.chunk(2, -1);
-        let (a, b) = (&halves[0], &halves[1]); // [batch, seq_len, heads, head_dim / 2]
-        // Cosines in float32 make the products float32.
-        Tensor::cat(&[a * &self.cos - b * &self.sin, b * &self.cos + a * &self.sin], -1).to_kind(x.kind())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,12 +103,17 @@ mod tests {
     #[test]
     fn turned_queries_and_keys_know_only_their_distance() {
         let rotary = rotary(RotaryScaling::Default);
-        let x = Tensor::arange(16, (Kind::Float, Device::Cpu)).view([1, 1, 2, 8]) / 16.0;
+        let x = Tensor::arange(16, (Kind::Float, Device::Cpu)).view([1, 16]) / 16.0;
         let at = |position: i64| {
             rotary.rotation(&Tensor::full([1, 1], position, (Kind::Int64, Device::Cpu)), None, Kind::Float).unwrap()
         };
         let product = |q: i64, k: i64| {
-            (at(q).apply(&x.narrow(2, 0, 1)) * at(k).apply(&x.narrow(2, 1, 1))).sum(Kind::Float).double_value(&[])
+            let turned = |position: i64, i: i64| {
+                let tokens = x.narrow(1, i * 8, 8).repeat([1, 3]);
+                let [turned, ..] = dlm_torch::rotate(&tokens, &at(position), 1, 1, 1).unwrap();
+                turned
+            };
+            (turned(q, 0) * turned(k, 1)).sum(Kind::Float).double_value(&[])
         };
         assert!((product(3, 1) - product(12, 10)).abs() < 1e-5);
         assert!((product(3, 1) - product(3, 2)).abs() > 1e-2);
@@ -137,8 +127,8 @@ mod tests {
             rotary.rotation(&row(positions), segments.map(row).as_ref(), Kind::Float).unwrap().cos
         };
         let (long, short) = (turned(&[0, 1, 2, 3, 4, 5], None), turned(&[0, 1, 2], None));
-        assert_ne!(long.narrow(1, 0, 3), short);
+        assert_ne!(long.narrow(0, 0, 3), short);
         let packed = turned(&[0, 1, 2, 3, 4, 5, 0, 1, 2, 0], Some(&[1, 1, 1, 1, 1, 1, 2, 2, 2, 0]));
-        assert_eq!((packed.narrow(1, 0, 6), packed.narrow(1, 6, 3)), (long, short));
+        assert_eq!((packed.narrow(0, 0, 6), packed.narrow(0, 6, 3)), (long, short));
     }
 }

@@ -5,12 +5,13 @@ use crate::{
     block::Block,
     cache::Layer,
     config::ModelConfig,
+    linear::torch,
     norm::RmsNorm,
     rotary::Rotary,
     state_dict::Tensors,
 };
 use dlm_diffusion::AttentionLayout;
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 /// A pre-norm transformer without its head.
 #[derive(Debug)]
@@ -25,6 +26,10 @@ pub(crate) struct Transformer {
     token_rows: Option<(Vec<i64>, Tensor)>,
     /// Keys that a causal query sees in the blocks that have a window.
     window: Option<i64>,
+    /// In which kind blocks compute.
+    kind: Kind,
+    /// Whether training forgets what happens inside a block and computes it again.
+    checkpoints: bool,
 }
 
 impl Transformer {
@@ -38,6 +43,8 @@ impl Transformer {
             blocks: (0..config.num_hidden_layers).map(|block| Block::new(config, tensors, block)).collect(),
             norm: RmsNorm::new(tensors.weight(names.final_norm), config.rms_norm_eps),
             rotary: Rotary::new(&config.rotary, config.head_dim, embedding.device()),
+            kind: embedding.kind(),
+            checkpoints: false,
             embedding,
         }
     }
@@ -56,17 +63,60 @@ impl Transformer {
         dropout_keys: Option<Tensor>,
     ) -> Result<Tensor, TchError> {
         let (batch, seq_len) = ids.size2()?;
-        let (kind, device) = (self.embedding.kind(), self.embedding.device());
-        let rotation = self.rotary.rotation(position_ids, layout.segment_ids.as_ref(), kind)?;
+        let (kind, device) = (self.kind, self.embedding.device());
+        let angles = self.rotary.rotation(position_ids, layout.segment_ids.as_ref(), self.embedding.kind())?;
         let windowed = self.window.and_then(|window| Mask::windowed(layout, window, seq_len, kind, device));
-        let pass =
-            Pass { batch, seq_len, rotation, mask: Mask::new(layout, seq_len, kind, device), windowed, dropout_keys };
+        let mask = Mask::new(layout, batch, seq_len, kind, device);
+        let pass = Pass { batch, seq_len, angles, kind, mask, windowed, dropout_keys };
         let mut x = self.embed(&ids.flatten(0, 1))?;
+        let mut delta = None;
         for (i, block) in self.blocks.iter().enumerate() {
             let wanted = wanted.filter(|_| i + 1 == self.blocks.len());
-            x = block.forward(&x, &pass, wanted)?;
+            let added;
+            [x, added] = if self.checkpoints {
+                self.forgetful(block, x, delta, &pass, wanted)?
+            } else {
+                block.forward(&x, delta.as_ref(), &pass, wanted)?
+            };
+            delta = Some(added);
         }
-        self.norm.forward(&x)
+        Ok(self.norm.forward_sum(&x, delta.as_ref(), kind)?.normed)
+    }
+
+    /// A block of which nothing but its inputs is kept for the backward pass.
+    ///
+    /// It is computed again to the bit: whatever is random in it follows from keys that are kept.
+    fn forgetful(
+        &self,
+        block: &Block,
+        x: Tensor,
+        delta: Option<Tensor>,
+        pass: &Pass,
+        wanted: Option<&Tensor>,
+    ) -> Result<[Tensor; 2], TchError> {
+        let (block, pass, wanted) = (block.share(), pass.share(), wanted.map(Tensor::shallow_clone));
+        let inputs: Vec<Tensor> = std::iter::once(x).chain(delta).collect();
+        let outputs = dlm_torch::checkpoint(&inputs, 2, move |inputs| {
+            block.forward(&inputs[0], inputs.get(1), &pass, wanted.as_ref()).map(Vec::from)
+        });
+        let outputs = outputs.map_err(torch)?;
+        Ok(outputs.try_into().expect("two tensors were asked for"))
+    }
+
+    /// Whether training keeps of each block only its inputs and computes it once more for the backward pass.
+    pub(crate) fn set_checkpoints(&mut self, checkpoints: bool) {
+        self.checkpoints = checkpoints;
+    }
+
+    /// Puts weights that are multiplied by the same input behind each other in memory.
+    pub(crate) fn join(&mut self) -> Result<(), TchError> {
+        self.blocks.iter_mut().try_for_each(Block::join)
+    }
+
+    /// Computes blocks in `kind`; the residual stream stays in that of the parameters.
+    pub(crate) fn compute_in(&mut self, kind: Kind) -> Result<(), TchError> {
+        self.kind = kind;
+        self.blocks.iter_mut().try_for_each(|block| block.compute_in(kind))
     }
 
     /// The states of a window of tokens, `[batch * window, hidden]`, that also see the cached ones; see [`crate::KvCache`].
@@ -79,8 +129,8 @@ impl Transformer {
         keeps: bool,
     ) -> Result<Tensor, TchError> {
         let (batch, seq_len) = ids.size2()?;
-        let rotation = self.rotary.rotation(position_ids, None, self.embedding.kind())?;
-        let pass = Pass { batch, seq_len, rotation, mask: Mask::Full, windowed: None, dropout_keys: None };
+        let (angles, kind) = (self.rotary.rotation(position_ids, None, self.embedding.kind())?, self.kind);
+        let pass = Pass { batch, seq_len, angles, kind, mask: Mask::Full, windowed: None, dropout_keys: None };
         let mut x = self.embed(&ids.flatten(0, 1))?;
         let mut kept = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
@@ -93,7 +143,7 @@ impl Transformer {
         if keeps {
             *layers = kept;
         }
-        self.norm.forward(&x)
+        Ok(self.norm.forward_sum(&x, None, kind)?.normed)
     }
 
     /// The embeddings of tokens, `[n]` to `[n, hidden]`.

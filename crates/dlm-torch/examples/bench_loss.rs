@@ -82,7 +82,7 @@ fn measure(n: i64, vocab: i64, width: i64, in_chunks: bool) -> Result<Measured> 
     let start = Instant::now();
     let loss = if in_chunks {
         let chunk_len = dlm_torch::chunk_rows(n as usize, vocab as usize);
-        dlm_torch::linear_cross_entropy(&hidden, &weight, &targets, &weights, chunk_len, &Default::default())?
+        dlm_torch::linear_cross_entropy(&hidden, &weight, None, &targets, &weights, chunk_len, &Default::default())?
             .weighted_sum
     } else {
         let logits = hidden.matmul(&weight.tr());

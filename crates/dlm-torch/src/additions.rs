@@ -21,16 +21,19 @@ unsafe extern "C" {
         weight_decay: f64,
         eps: f64,
     ) -> c_int;
+    fn dlm_clear_gradients(params: *const *const C_tensor, count: usize) -> c_int;
     fn dlm_clip_grad_norm(grads: *const *const C_tensor, count: usize, max_norm: f64, norm: *mut f64) -> c_int;
     fn dlm_linear_cross_entropy(
         hidden: *const C_tensor,
         weight: *const C_tensor,
+        copy: *const C_tensor,
         targets: *const C_tensor,
         weights: *const C_tensor,
         chunk_len: i64,
         smoothing: f64,
         z: f64,
         forbidden: i64,
+        fused: bool,
         out: *mut *mut C_tensor,
     ) -> c_int;
 }
@@ -102,6 +105,15 @@ pub fn fused_adamw(
     check(code, "fused_adamw")
 }
 
+/// Forgets the gradients of parameters and frees their memory; the next backward pass makes new ones.
+///
+/// # Errors
+/// [`TorchError::Libtorch`] for tensors that can have none.
+pub fn clear_gradients(params: &[Tensor]) -> Result<()> {
+    // SAFETY: the list holds `params.len()` pointers to tensors that outlive the call.
+    check(unsafe { dlm_clear_gradients(pointers(params).as_ptr(), params.len()) }, "clear_gradients")
+}
+
 /// Scales gradients in place so that their joint 2-norm is at most `max_norm`, and gives the norm they had before.
 ///
 /// A `max_norm` of 0 only measures. As `torch.nn.utils.clip_grad_norm_` computes it.
@@ -171,7 +183,8 @@ pub struct LinearCrossEntropy {
 /// A 43rd of the memory in 1.06 of the time.
 ///
 /// # Shapes
-/// - `hidden`: `[n, hidden]`, `weight`: `[vocab, hidden]`, of one kind
+/// - `hidden`: `[n, hidden]`, `weight`: `[vocab, hidden]`, of one kind; or else `copy` is the weight in the kind of `hidden`, and
+///   the weight's gradient is of the weight's kind
 /// - `targets`: `[n]` of `Int64`, each below `vocab`
 /// - `weights`: `[n]` of `Float`, constants
 ///
@@ -180,10 +193,26 @@ pub struct LinearCrossEntropy {
 pub fn linear_cross_entropy(
     hidden: &Tensor,
     weight: &Tensor,
+    copy: Option<&Tensor>,
     targets: &Tensor,
     weights: &Tensor,
     chunk_len: usize,
     options: &CrossEntropyOptions,
+) -> Result<LinearCrossEntropy> {
+    cross_entropy(hidden, weight, copy, targets, weights, chunk_len, options, true)
+}
+
+/// The same, on a CPU either in one loop over the scores or by plain operators, which other devices always take.
+#[expect(clippy::too_many_arguments, reason = "those of the public function and one more")]
+fn cross_entropy(
+    hidden: &Tensor,
+    weight: &Tensor,
+    copy: Option<&Tensor>,
+    targets: &Tensor,
+    weights: &Tensor,
+    chunk_len: usize,
+    options: &CrossEntropyOptions,
+    is_fused: bool,
 ) -> Result<LinearCrossEntropy> {
     let mut out = [std::ptr::null_mut(); 3];
     let chunk_len = i64::try_from(chunk_len.max(1)).unwrap_or(i64::MAX);
@@ -192,30 +221,41 @@ pub fn linear_cross_entropy(
         dlm_linear_cross_entropy(
             hidden.as_ptr(),
             weight.as_ptr(),
+            copy.map_or(std::ptr::null(), Tensor::as_ptr),
             targets.as_ptr(),
             weights.as_ptr(),
             chunk_len,
             options.label_smoothing,
             options.z_loss,
             options.forbidden.unwrap_or(-1),
+            is_fused,
             out.as_mut_ptr(),
         )
     };
     check(code, "linear_cross_entropy")?;
-    // SAFETY: as above; each pointer is cloned into a tensor of tch's and freed once.
-    let [weighted_sum, nll, argmax] = out.map(|pointer| unsafe {
-        let tensor = Tensor::clone_from_ptr(pointer);
-        torch_sys::at_free(pointer);
-        tensor
-    });
+    // SAFETY: as above.
+    let [weighted_sum, nll, argmax] = unsafe { out.map(|pointer| taken(pointer)) };
     Ok(LinearCrossEntropy { weighted_sum, nll, argmax })
 }
 
-fn pointers(tensors: &[Tensor]) -> Vec<*const C_tensor> {
+pub(crate) fn pointers(tensors: &[Tensor]) -> Vec<*const C_tensor> {
     tensors.iter().map(Tensor::as_ptr).collect()
 }
 
-fn check(code: c_int, operation: &'static str) -> Result<()> {
+/// A tensor that the C++ side gave away.
+///
+/// # Safety
+/// The pointer is to a tensor that nobody else owns.
+pub(crate) unsafe fn taken(pointer: *mut C_tensor) -> Tensor {
+    // SAFETY: the pointer is cloned into a tensor of tch's and freed once.
+    unsafe {
+        let tensor = Tensor::clone_from_ptr(pointer);
+        torch_sys::at_free(pointer);
+        tensor
+    }
+}
+
+pub(crate) fn check(code: c_int, operation: &'static str) -> Result<()> {
     if code == 0 {
         return Ok(());
     }
@@ -250,8 +290,8 @@ mod tests {
         let nll = logits.cross_entropy_loss::<Tensor>(&targets, None, Reduction::None, -100, 0.0);
         let plain = (&nll * &weights).sum(Kind::Float) * 3.0;
         let expected = Tensor::run_backward(&[&plain], &[&hidden, &weight], false, false);
-        for chunk_len in [1, 8, 1000] {
-            let found = linear_cross_entropy(&hidden, &weight, &targets, &weights, chunk_len, &PLAIN).unwrap();
+        for (chunk_len, is_fused) in [(1, true), (8, true), (1000, true), (8, false)] {
+            let found = cross_entropy(&hidden, &weight, None, &targets, &weights, chunk_len, &PLAIN, is_fused).unwrap();
             close(&found.nll, &nll, 1e-5);
             assert_eq!(found.argmax, logits.argmax(1, false));
             let loss = &found.weighted_sum * 3.0;
@@ -284,12 +324,14 @@ mod tests {
             let plain = (loss * &weights).sum(Kind::Float);
             let expected = Tensor::run_backward(&[&plain], &[&hidden, &weight], false, false);
             let options = CrossEntropyOptions { label_smoothing, z_loss, forbidden: is_forbidden.then_some(forbidden) };
-            let found = linear_cross_entropy(&hidden, &weight, &targets, &weights, 4, &options).unwrap();
-            close(&found.weighted_sum, &plain, 1e-4);
-            close(&found.nll, &nll, 1e-5);
-            let grads = Tensor::run_backward(&[&found.weighted_sum], &[&hidden, &weight], false, false);
-            close(&grads[0], &expected[0], 1e-4);
-            close(&grads[1], &expected[1], 1e-4);
+            for is_fused in [true, false] {
+                let found = cross_entropy(&hidden, &weight, None, &targets, &weights, 4, &options, is_fused).unwrap();
+                close(&found.weighted_sum, &plain, 1e-4);
+                close(&found.nll, &nll, 1e-5);
+                let grads = Tensor::run_backward(&[&found.weighted_sum], &[&hidden, &weight], false, false);
+                close(&grads[0], &expected[0], 1e-4);
+                close(&grads[1], &expected[1], 1e-4);
+            }
         }
     }
 
@@ -298,7 +340,8 @@ mod tests {
         let hidden = Tensor::ones([2, 3], CPU).set_requires_grad(true);
         let weight = Tensor::eye(3, CPU);
         let targets = Tensor::from_slice(&[0i64, 2]);
-        let scores = linear_cross_entropy(&hidden, &weight, &targets, &Tensor::ones([2], CPU), 1, &PLAIN).unwrap();
+        let scores =
+            linear_cross_entropy(&hidden, &weight, None, &targets, &Tensor::ones([2], CPU), 1, &PLAIN).unwrap();
         scores.weighted_sum.backward();
         // softmax of equal scores is 1/3 each: the gradient is 1/3 - one_hot(target).
         let third = 1.0 / 3.0;
@@ -311,10 +354,31 @@ mod tests {
         let hidden = Tensor::zeros([0, 3], CPU).set_requires_grad(true);
         let weight = Tensor::ones([5, 3], CPU).set_requires_grad(true);
         let targets = Tensor::zeros([0], (Kind::Int64, Device::Cpu));
-        let scores = linear_cross_entropy(&hidden, &weight, &targets, &Tensor::zeros([0], CPU), 8, &PLAIN).unwrap();
+        let scores =
+            linear_cross_entropy(&hidden, &weight, None, &targets, &Tensor::zeros([0], CPU), 8, &PLAIN).unwrap();
         assert_eq!(scores.weighted_sum.double_value(&[]), 0.0);
         scores.weighted_sum.backward();
         assert_eq!(weight.grad().abs().max().double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn a_float32_weight_with_a_bfloat16_copy_gets_a_float32_gradient_near_the_exact_one() {
+        tch::manual_seed(3);
+        let hidden = Tensor::randn([40, 16], CPU).to_kind(Kind::BFloat16).set_requires_grad(true);
+        let weight = Tensor::randn([101, 16], CPU).set_requires_grad(true);
+        let copy = weight.detach().to_kind(Kind::BFloat16);
+        let targets = Tensor::randint(101, [40], (Kind::Int64, Device::Cpu));
+        let weights = Tensor::rand([40], CPU);
+        let found = linear_cross_entropy(&hidden, &weight, Some(&copy), &targets, &weights, 8, &PLAIN).unwrap();
+        let grads = Tensor::run_backward(&[&found.weighted_sum], &[&hidden, &weight], false, false);
+        assert_eq!((grads[0].kind(), grads[1].kind()), (Kind::BFloat16, Kind::Float));
+        let exact_hidden = hidden.detach().to_kind(Kind::Float).set_requires_grad(true);
+        let exact = linear_cross_entropy(&exact_hidden, &weight, None, &targets, &weights, 8, &PLAIN).unwrap();
+        let expected = Tensor::run_backward(&[&exact.weighted_sum], &[&exact_hidden, &weight], false, false);
+        for (found, expected) in grads.iter().zip(&expected) {
+            let error = (found - expected).norm().double_value(&[]) / expected.norm().double_value(&[]);
+            assert!(error < 0.02, "{error}");
+        }
     }
 
     #[test]
@@ -323,6 +387,7 @@ mod tests {
         let scores = linear_cross_entropy(
             &Tensor::ones([1, 2], CPU),
             &Tensor::ones([3, 2], CPU),
+            None,
             &targets,
             &Tensor::ones([1], CPU),
             8,
@@ -345,6 +410,17 @@ mod tests {
             fused_adamw(&list(&param), &[], &list(&m), &list(&v), &list(&step), &options),
             Err(TorchError::UnequalLists { name: "grads", found: 0, expected: 1 })
         ));
+    }
+
+    #[test]
+    fn cleared_gradients_are_gone_and_the_next_ones_are_not_added_to_them() {
+        let param = Tensor::ones([3], CPU).set_requires_grad(true);
+        for _ in 0..2 {
+            (&param * 2.0).sum(Kind::Float).backward();
+            assert_eq!(param.grad(), Tensor::full([3], 2.0, CPU));
+            clear_gradients(&[param.shallow_clone()]).unwrap();
+            assert!(!param.grad().defined());
+        }
     }
 
     #[test]

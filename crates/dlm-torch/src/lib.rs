@@ -1,6 +1,9 @@
 //! What [`tch`] lacks and a training step needs, as a small C++ file compiled against libtorch's headers.
 //!
 //! - [`linear_cross_entropy`]: the loss of a language model's head without its logits;
+//! - [`norm`], [`rotate`], [`swiglu`], [`attention`], [`linears`]: the parts of a transformer's block, each in as few passes over
+//!   memory as it needs, with a backward pass of its own;
+//! - [`checkpoint`]: a part of a network whose activations are computed again instead of kept;
 //! - [`fused_adamw`]: one AdamW step in one pass over memory;
 //! - [`clip_grad_norm`]: clipping that tells the norm.
 //!
@@ -14,17 +17,21 @@
 //! let weight = Tensor::from_slice2(&[[1f32, 0.0], [0.0, 1.0], [0.0, 0.0]]);
 //! let targets = Tensor::from_slice(&[1i64, 2]);
 //! let weights = Tensor::ones([2], (Kind::Float, Device::Cpu));
-//! let scores = dlm_torch::linear_cross_entropy(&hidden, &weight, &targets, &weights, 128, &Default::default())?;
+//! let scores = dlm_torch::linear_cross_entropy(&hidden, &weight, None, &targets, &weights, 128, &Default::default())?;
 //! assert_eq!(Vec::<i64>::try_from(&scores.argmax)?, [1, 0]);
 //! assert!(scores.nll.double_value(&[0]) < 0.02 && scores.nll.double_value(&[1]) > 5.0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod additions;
+mod checkpoint;
 mod error;
+mod fused;
 
 pub use additions::{
-    AdamWStep, CrossEntropyOptions, LinearCrossEntropy, chunk_rows, clip_grad_norm, fused_adamw, libtorch_version,
-    linear_cross_entropy,
+    AdamWStep, CrossEntropyOptions, LinearCrossEntropy, chunk_rows, clear_gradients, clip_grad_norm, fused_adamw,
+    libtorch_version, linear_cross_entropy,
 };
+pub use checkpoint::checkpoint;
 pub use error::{Result, TorchError};
+pub use fused::{Angles, Normed, attention, lie_joined, linears, norm, rotate, swiglu};

@@ -28,6 +28,12 @@ pub struct RunConfig {
     pub batches: BatchConfig,
     /// Optimiser steps whose rows a thread reads in advance; 0 reads them when they are needed. Changes nothing that is computed.
     pub read_ahead: usize,
+    /// In which kinds of numbers is trained.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Whether the activations inside of blocks are computed again instead of kept. Changes nothing that is computed.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
     /// AdamW and clipping.
     pub optimizer: OptimizerConfig,
     /// The learning rate of each step.
@@ -52,6 +58,8 @@ impl RunConfig {
             objective,
             batches: BatchConfig::default(),
             read_ahead: 2,
+            precision: Precision::default(),
+            gradient_checkpointing: false,
             optimizer: OptimizerConfig::default(),
             lr_schedule: LrScheduleConfig::default(),
             checkpoints: CheckpointConfig::default(),
@@ -103,6 +111,7 @@ impl RunConfig {
             "seed": self.seed,
             "objective": self.objective,
             "batches": self.batches,
+            "precision": self.precision,
             "optimizer": self.optimizer,
             "learning_rate": self.lr_schedule.learning_rate,
             "lr_scheduler": self.lr_schedule.scheduler,
@@ -132,6 +141,22 @@ fn flatten(prefix: &str, value: Value, flat: &mut BTreeMap<String, Value>) {
             flat.insert(prefix.to_owned(), other);
         }
     }
+}
+
+/// In which kinds of numbers a model is trained.
+///
+/// Norms, softmax and loss are in float32 in each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Everything in float32.
+    #[default]
+    Float32,
+    /// Matrices are multiplied in bfloat16; weights, gradients, moments and the residual stream are in float32. Faster where the
+    /// processor multiplies bfloat16.
+    Mixed,
+    /// Weights, gradients and moments in bfloat16: half the memory, and steps too small for eight bits of a weight are lost.
+    Bfloat16,
 }
 
 /// When a run is done.

@@ -51,7 +51,9 @@ mod trainer;
 mod writing_order;
 
 pub use checkpoint::{Checkpoint, TrainerState, existing_run, remove_old_checkpoints};
-pub use config::{BatchConfig, CheckpointConfig, EvaluationConfig, Interval, PreviewConfig, RunConfig, RunLength};
+pub use config::{
+    BatchConfig, CheckpointConfig, EvaluationConfig, Interval, Precision, PreviewConfig, RunConfig, RunLength,
+};
 pub use curve::{LossCurve, write_loss_curve};
 pub use data::{MemoryRows, RowSource, WindowSource};
 pub use device_batch::{clean_batch, noised_views};
@@ -65,4 +67,4 @@ pub use optimizer::{AdamW, OptimizerConfig};
 pub use preview::{Piece, Preview, PreviewMode, TextOf};
 pub use sink::{JsonlSink, METRICS_FILE, MetricSink, Outcome, Progress, SAMPLES_FILE, read_metrics};
 pub use step::{NoisedWindow, StepReport, optimizer_step};
-pub use trainer::{Start, Trainer};
+pub use trainer::{Start, Trainer, set_precision};

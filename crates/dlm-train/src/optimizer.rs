@@ -92,10 +92,11 @@ impl AdamW {
     }
 
     /// Forgets the gradients of the step before.
-    pub fn zero_grad(&mut self) {
-        for param in self.groups.iter_mut().flat_map(|group| &mut group.params) {
-            param.zero_grad();
-        }
+    ///
+    /// # Errors
+    /// [`TrainError::Addition`] when libtorch fails.
+    pub fn zero_grad(&mut self) -> Result<()> {
+        Ok(self.groups.iter().try_for_each(|group| dlm_torch::clear_gradients(&group.params))?)
     }
 
     /// Clips the gradients as [`OptimizerConfig::max_grad_norm`] says and gives the joint 2-norm that they had before.
@@ -196,7 +197,7 @@ mod tests {
 
     fn descend(parameters: &[(String, Tensor)], optimizer: &mut AdamW, steps: usize) {
         for _ in 0..steps {
-            optimizer.zero_grad();
+            optimizer.zero_grad().unwrap();
             let loss = (parameters[0].1.square().sum(Kind::Float) + parameters[1].1.sum(Kind::Float)) * 0.5;
             loss.backward();
             optimizer.clip_gradients().unwrap();

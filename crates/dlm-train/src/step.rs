@@ -129,7 +129,7 @@ pub fn optimizer_step(
     lr: f64,
     step: u64,
 ) -> Result<StepReport> {
-    optimizer.zero_grad();
+    optimizer.zero_grad()?;
     let micro_batches = window.score(denoiser, device, objective, step)?;
     let grad_norm = optimizer.clip_gradients()?;
     if !grad_norm.is_finite() {

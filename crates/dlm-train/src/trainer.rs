@@ -2,7 +2,7 @@
 
 use crate::{
     checkpoint::{Checkpoint, TrainerState, existing_run, remove_after, remove_old_checkpoints},
-    config::RunConfig,
+    config::{Precision, RunConfig},
     curve::write_loss_curve,
     data::RowSource,
     error::{Result, TrainError},
@@ -28,6 +28,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tch::Kind;
 
 /// Where a run begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +66,8 @@ impl<'a> Trainer<'a> {
         config.validate()?;
         expect_rows(rows, &model)?;
         model.set_packing_isolation(config.objective.packing_isolation);
+        set_precision(&mut model, config.precision)?;
+        model.set_gradient_checkpointing(config.gradient_checkpointing);
         let show_ids = |ids: &[i64]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         Ok(Self {
             config,
@@ -417,6 +420,22 @@ impl Speed {
     fn time_left(&self, steps: u64) -> Duration {
         self.began.elapsed().div_f64(f64::from(self.steps.max(1))).mul_f64(steps as f64)
     }
+}
+
+/// Turns a model's numbers into those of the run; an optimiser takes them after this.
+///
+/// # Errors
+/// [`TrainError::Model`] when memory runs out.
+pub fn set_precision(model: &mut Model, precision: Precision) -> Result<()> {
+    let (stored, computed) = match precision {
+        Precision::Float32 => (Kind::Float, Kind::Float),
+        Precision::Mixed => (Kind::Float, Kind::BFloat16),
+        Precision::Bfloat16 => (Kind::BFloat16, Kind::BFloat16),
+    };
+    if model.kind() != stored {
+        model.convert(stored)?;
+    }
+    Ok(model.compute_in(computed)?)
 }
 
 /// Whether a folder holds the logs of a run that has no model yet.

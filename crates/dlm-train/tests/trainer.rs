@@ -3,8 +3,8 @@
 use dlm_diffusion::AutoregressivePart;
 use dlm_model::{LoadOptions, Model, ModelConfig};
 use dlm_train::{
-    CheckpointConfig, EvaluationConfig, Interval, MemoryRows, MetricSink, Metrics, ObjectiveConfig, Outcome, Preview,
-    PreviewConfig, RunConfig, RunLength, SAMPLES_FILE, Start, TrainError, Trainer, metric, read_metrics,
+    CheckpointConfig, EvaluationConfig, Interval, MemoryRows, MetricSink, Metrics, ObjectiveConfig, Outcome, Precision,
+    Preview, PreviewConfig, RunConfig, RunLength, SAMPLES_FILE, Start, TrainError, Trainer, metric, read_metrics,
 };
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use std::{
     path::Path,
     sync::{Arc, atomic::AtomicBool},
 };
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 const SEQ_LEN: usize = 16;
 const MASK: i64 = 31;
@@ -154,6 +154,62 @@ fn a_resumed_run_ends_with_the_weights_and_logs_of_an_unbroken_one_to_the_bit() 
         fs::read(unbroken.join("model.safetensors")).unwrap()
     );
     assert_eq!(names(&broken, ""), names(&unbroken, ""));
+}
+
+/// A run of 6 steps whose weights, metrics and samples are the same when it is resumed at step 3.
+fn resumes_to_the_bit(change: &dyn Fn(&mut RunConfig)) -> (RunConfig, Model, Vec<(u64, Metrics)>) {
+    let folder = tempfile::tempdir().unwrap();
+    let (unbroken, broken) = (folder.path().join("unbroken"), folder.path().join("broken"));
+    let config = |folder: &Path| {
+        let mut config = busy(folder, 6);
+        change(&mut config);
+        config
+    };
+    let (_, expected) = run(config(&unbroken), Start::New).unwrap();
+    run(config(&broken), Start::New).unwrap();
+    for name in ["config.json", "model.safetensors", "loss_curve.svg"] {
+        fs::remove_file(broken.join(name)).unwrap();
+    }
+    fs::remove_dir_all(broken.join("checkpoint-6")).unwrap();
+    let (_, found) = run(config(&broken), Start::Resume).unwrap();
+    assert_eq!(weights(&found), weights(&expected));
+    assert_eq!(repeatable(&broken), repeatable(&unbroken));
+    (config(&unbroken), found, repeatable(&unbroken))
+}
+
+#[test]
+fn each_precision_trains_in_its_own_kinds_and_resumes_to_the_bit() {
+    let in_precision = |precision| resumes_to_the_bit(&move |config| config.precision = precision);
+    let (_, exact, exact_metrics) = in_precision(Precision::Float32);
+    let (_, mixed, mixed_metrics) = in_precision(Precision::Mixed);
+    let (_, pure, _) = in_precision(Precision::Bfloat16);
+    assert_eq!((exact.kind(), exact.compute_kind()), (Kind::Float, Kind::Float));
+    assert_eq!((mixed.kind(), mixed.compute_kind()), (Kind::Float, Kind::BFloat16));
+    assert_eq!((pure.kind(), pure.compute_kind()), (Kind::BFloat16, Kind::BFloat16));
+    // Training and evaluation differ from those in float32, and not by much.
+    for name in ["train/loss", "eval/nelbo"] {
+        let last = |metrics: &[(u64, Metrics)]| metrics.iter().rev().find_map(|(_, of_step)| metric(of_step, name));
+        let (exact, mixed) = (last(&exact_metrics).unwrap(), last(&mixed_metrics).unwrap());
+        assert!(exact != mixed && (exact / mixed - 1.0).abs() < 0.05, "{name}: {exact} and {mixed}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_precision_is_not_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    run(busy(folder.path(), 3), Start::New).unwrap();
+    fs::remove_file(folder.path().join("config.json")).unwrap();
+    let other = RunConfig { precision: Precision::Mixed, ..busy(folder.path(), 3) };
+    let error = run(other, Start::Resume).unwrap_err().to_string();
+    assert!(error.contains("`precision` was float32, is mixed"), "{error}");
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_number_and_may_change_between_parts_of_a_run() {
+    let (_, with, with_metrics) = resumes_to_the_bit(&|config| config.gradient_checkpointing = true);
+    let (_, without, without_metrics) = resumes_to_the_bit(&|_| ());
+    assert_eq!(weights(&with), weights(&without));
+    assert_eq!(with_metrics, without_metrics);
 }
 
 #[test]

@@ -62,6 +62,11 @@ fn device() -> String {
     }
 }
 
+/// Whether a processor with these flags has instructions for bfloat16.
+pub(crate) fn bf16_in_hardware(cpuinfo: &str) -> bool {
+    bf16(cpuinfo).starts_with("in hardware")
+}
+
 /// How fast bfloat16 is on a processor with these flags.
 fn bf16(cpuinfo: &str) -> &'static str {
     let has = |flag: &str| cpuinfo.split_ascii_whitespace().any(|word| word == flag);

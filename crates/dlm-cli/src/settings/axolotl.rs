@@ -100,7 +100,6 @@ const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
             "float32",
             "gc_steps",
             "gpu_memory_limit",
-            "gradient_checkpointing",
             "gradient_checkpointing_kwargs",
             "activation_offloading",
             "max_memory",
@@ -223,7 +222,7 @@ const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
 
 /// Keys that ask for another training than the one done here, by what is done instead. Switched off, they are fine.
 const OF_ANOTHER_TRAINING: &[(&str, &[&str])] = &[
-    ("training computes in float32: accepted are `false` and `auto`", &["bf16", "bfloat16", "float16", "fp16", "fp8"]),
+    ("training computes in float32 or, with `bf16`, in bfloat16: accepted is `false`", &["float16", "fp16", "fp8"]),
     (
         "all weights are trained, or with `adapter = \"lora\"` small matrices beside them: accepted is nothing",
         &[

@@ -13,6 +13,33 @@ macro_rules! choices {
     )*};
 }
 
+/// Whether matrices are multiplied in bfloat16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bf16 {
+    /// Never.
+    Off,
+    /// Always.
+    On,
+    /// Where the processor has instructions for it.
+    Auto,
+}
+
+impl Serialize for Bf16 {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_bool(false),
+            Self::On => serializer.serialize_bool(true),
+            Self::Auto => serializer.serialize_str("auto"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Bf16 {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        super::lenient::one::<super::lenient::Bf16Switch, _>(deserializer)
+    }
+}
+
 choices! {
     /// What updates the weights. Every spelling of AdamW that Axolotl knows is accepted.
     Optimizer {

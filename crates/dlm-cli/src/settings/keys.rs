@@ -1,11 +1,11 @@
 //! Every setting with its type, its meaning and its default.
 
 use super::{
-    choices::{Adapter, Compat, ObjectiveName, Optimizer, Strategy, WandbMode},
+    choices::{Adapter, Bf16, Compat, ObjectiveName, Optimizer, Strategy, WandbMode},
     dtype::{Dtype, LoadDtype},
     lenient::{
-        Blocks, Count, Device, Fraction, Positive, ProperFraction, Rate, Switch, Text, TokenId, Whole, choice, list,
-        one, optional, optional_choice, optional_list,
+        Bf16Switch, Blocks, Count, Device, Fraction, Positive, ProperFraction, Rate, Switch, Text, TokenId, Whole,
+        choice, list, one, optional, optional_choice, optional_list,
     },
     prepared::{PreparedPaths, prepared_paths},
 };
@@ -88,6 +88,16 @@ pub struct Settings {
     /// Passes over the training data, when `max_steps` is unset.
     #[serde(deserialize_with = "one::<Positive, _>")]
     pub num_epochs: f64,
+    /// Mixed precision: matrices are multiplied in bfloat16, weights, gradients and moments stay in float32. `auto` where the
+    /// processor has instructions for it.
+    #[serde(deserialize_with = "one::<Bf16Switch, _>")]
+    pub bf16: Bf16,
+    /// Weights, gradients and moments in bfloat16: half the memory, and steps too small for eight bits of a weight are lost.
+    #[serde(deserialize_with = "one::<Switch, _>")]
+    pub bfloat16: bool,
+    /// Compute the activations inside of blocks again instead of keeping them: much less memory, about a quarter more time.
+    #[serde(deserialize_with = "one::<Switch, _>")]
+    pub gradient_checkpointing: bool,
     /// What updates the weights.
     #[serde(deserialize_with = "choice")]
     pub optimizer: Optimizer,
@@ -351,6 +361,9 @@ impl Default for Settings {
             gradient_accumulation_steps: 1,
             max_steps: None,
             num_epochs: 1.0,
+            bf16: Bf16::Off,
+            bfloat16: false,
+            gradient_checkpointing: false,
             optimizer: Optimizer::AdamW,
             learning_rate: 1e-4,
             lr_scheduler: LrScheduler::Cosine,

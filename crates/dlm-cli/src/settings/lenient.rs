@@ -3,6 +3,7 @@
 //! YAML 1.1 and environment variables hand over `2e-4` and `no` as text. Each kind of value here says what it takes, and
 //! what it expected when it is given something else.
 
+use super::choices::Bf16;
 use dlm_diffusion::BlockLengths;
 use serde::{
     Deserialize, Deserializer,
@@ -249,6 +250,11 @@ kinds! {
             _ => None,
         },
         Raw::Whole(_) | Raw::Float(_) => None,
+    };
+    /// Whether something is in bfloat16.
+    Bf16Switch: Bf16, "true, false or `auto`", |raw| match raw {
+        Raw::Text(text) if text.trim().eq_ignore_ascii_case("auto") => Some(Bf16::Auto),
+        raw => Switch::read(raw).map(|on| if on { Bf16::On } else { Bf16::Off }),
     };
     /// Where tensors live.
     Device: String, "`auto`, `cpu`, `cuda` or `cuda:N`", |raw| match *raw {

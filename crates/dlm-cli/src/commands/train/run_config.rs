@@ -1,12 +1,12 @@
 //! Settings to what the trainer is told.
 
 use super::setup::Data;
-use crate::settings::{Compat, ObjectiveName, Settings, Strategy};
+use crate::settings::{Bf16, Compat, ObjectiveName, Settings, Strategy};
 use dlm_diffusion::{AutoregressivePart, LossWeight};
 use dlm_tokenizer::{MaskToken, Tokenizer};
 use dlm_train::{
     BatchConfig, CheckpointConfig, EvaluationConfig, Interval, LrScheduleConfig, ObjectiveConfig, OptimizerConfig,
-    PreviewConfig, RunConfig, RunLength, Warmup,
+    Precision, PreviewConfig, RunConfig, RunLength, Warmup,
 };
 
 /// Steps between evaluations and checkpoints where the settings say nothing, as in transformers.
@@ -34,6 +34,8 @@ pub(super) fn run_config(
             shuffle: true,
         },
         read_ahead: usize::try_from(settings.dataloader_prefetch_factor)?,
+        precision: precision(settings)?,
+        gradient_checkpointing: settings.gradient_checkpointing,
         optimizer: OptimizerConfig {
             beta1: settings.adam_beta1,
             beta2: settings.adam_beta2,
@@ -59,6 +61,29 @@ pub(super) fn run_config(
         },
         previews: previews(settings, tokenizer)?,
     })
+}
+
+/// The kinds of numbers that the settings ask for.
+fn precision(settings: &Settings) -> anyhow::Result<Precision> {
+    let is_mixed = match settings.bf16 {
+        Bf16::Off => false,
+        Bf16::On => true,
+        Bf16::Auto => !settings.bfloat16 && has_bf16(&settings.device),
+    };
+    match (settings.bfloat16, is_mixed) {
+        (true, true) => {
+            anyhow::bail!("`bf16` keeps weights in float32 and `bfloat16` does not: set one of the two to `false`")
+        }
+        (true, false) => Ok(Precision::Bfloat16),
+        (false, true) => Ok(Precision::Mixed),
+        (false, false) => Ok(Precision::Float32),
+    }
+}
+
+/// Whether the device multiplies bfloat16 faster than float32.
+fn has_bf16(device: &str) -> bool {
+    let is_cpu = device == "cpu" || (device == "auto" && !tch::Cuda::is_available());
+    !is_cpu || crate::commands::doctor::bf16_in_hardware(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
 }
 
 fn interval(strategy: Strategy, steps: Option<u64>, per_epoch: Option<u64>) -> Interval {
