@@ -229,6 +229,12 @@ impl Model {
         self.transformer.set_checkpoints(checkpoints);
     }
 
+    /// Whether training computes the inside of blocks again instead of keeping it.
+    #[must_use]
+    pub fn gradient_checkpointing(&self) -> bool {
+        self.transformer.checkpoints()
+    }
+
     /// Makes every [trainable parameter](Self::trainable_parameters) ask for gradients, or none.
     ///
     /// To be trained, weights that are multiplied by the same input move behind each other in memory, where there is room.

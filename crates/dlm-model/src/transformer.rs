@@ -108,6 +108,10 @@ impl Transformer {
         self.checkpoints = checkpoints;
     }
 
+    pub(crate) fn checkpoints(&self) -> bool {
+        self.checkpoints
+    }
+
     /// Puts weights that are multiplied by the same input behind each other in memory.
     pub(crate) fn join(&mut self) -> Result<(), TchError> {
         self.blocks.iter_mut().try_for_each(Block::join)

@@ -330,7 +330,8 @@ mod tests {
         }
         // Where the sigmoid saturates there is neither infinity nor NaN.
         let far = Tensor::from_slice(&[-200f32, 200.0, 1.0, 1.0]).view([1, 4]);
-        assert_eq!(Vec::<f32>::try_from(swiglu(&far).unwrap().flatten(0, 1)).unwrap(), [0.0, 200.0]);
+        let found = swiglu(&far).unwrap();
+        assert!(found.double_value(&[0, 0]).abs() < 1e-30 && found.double_value(&[0, 1]) == 200.0);
         let nan = Tensor::from_slice(&[f32::NAN, 1.0]).view([1, 2]);
         assert!(swiglu(&nan).unwrap().double_value(&[0, 0]).is_nan());
     }

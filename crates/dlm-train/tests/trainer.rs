@@ -208,6 +208,7 @@ fn a_checkpoint_of_another_precision_is_not_resumed() {
 fn gradient_checkpointing_changes_no_number_and_may_change_between_parts_of_a_run() {
     let (_, with, with_metrics) = resumes_to_the_bit(&|config| config.gradient_checkpointing = true);
     let (_, without, without_metrics) = resumes_to_the_bit(&|_| ());
+    assert_eq!((with.gradient_checkpointing(), without.gradient_checkpointing()), (true, false));
     assert_eq!(weights(&with), weights(&without));
     assert_eq!(with_metrics, without_metrics);
 }

@@ -221,4 +221,17 @@ mod tests {
             seen.push(config);
         }
     }
+
+    #[test]
+    fn bf16_is_mixed_precision_bfloat16_is_pure_and_both_are_refused() {
+        let of =
+            |bf16, bfloat16| precision(&Settings { bf16, bfloat16, device: "cpu".to_owned(), ..Settings::default() });
+        assert_eq!(of(Bf16::Off, false).unwrap(), Precision::Float32);
+        assert_eq!(of(Bf16::On, false).unwrap(), Precision::Mixed);
+        assert_eq!(of(Bf16::Off, true).unwrap(), Precision::Bfloat16);
+        assert_eq!(of(Bf16::Auto, true).unwrap(), Precision::Bfloat16);
+        assert!(of(Bf16::On, true).unwrap_err().to_string().contains("`bfloat16`"));
+        let auto = if has_bf16("cpu") { Precision::Mixed } else { Precision::Float32 };
+        assert_eq!(of(Bf16::Auto, false).unwrap(), auto);
+    }
 }
