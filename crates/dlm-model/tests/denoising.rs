@@ -49,6 +49,26 @@ proptest! {
 }
 
 #[test]
+fn documents_that_outgrow_the_first_length_are_scaled_the_same_packed_as_alone() {
+    let ones = json!([1, 1, 1, 1]);
+    let longrope = json!({
+        "rope_type": "longrope", "short_factor": ones, "long_factor": [1, 2, 4, 8], "original_max_position_embeddings": 8,
+    });
+    for (len, scaling) in [(8, json!({ "rope_type": "dynamic", "factor": 4.0 })), (32, longrope)] {
+        let mut model = model_with(&[("max_position_embeddings", json!(len)), ("rope_scaling", scaling)]);
+        model.set_diffusion(DiffusionInfo::new(49, false)).unwrap();
+        let (long, short): (Vec<i64>, Vec<i64>) = ((1..13).collect(), (20..25).collect());
+        let alone = [&long, &short].map(|row| states(&model, &ids(&[row]), &AttentionLayout::full()));
+        let row = |a: i64, b: i64| ids(&[&[vec![a; long.len()], vec![b; short.len()]].concat()]);
+        let positions: Vec<i64> = (0..long.len() as i64).chain(0..short.len() as i64).collect();
+        let (packed, positions) = (ids(&[&[long.clone(), short.clone()].concat()]), ids(&[&positions]));
+        let layout = AttentionLayout::segments(&row(1, 2)).unwrap();
+        let input = DenoiserInput::new(&packed, &layout).with_positions(&positions);
+        assert_close("packed", &model.hidden_states(&input).unwrap(), &Tensor::cat(&alone, 0), 1e-5, 1e-5);
+    }
+}
+
+#[test]
 fn positions_that_restart_give_other_states_than_positions_that_run_on() {
     let model = shifting(false);
     let (row, segments) = (ids(&[&[1, 2, 3, 1, 2, 3]]), ids(&[&[1, 1, 1, 2, 2, 2]]));
