@@ -134,10 +134,11 @@ pub(crate) struct Shared {
 pub fn translate(yaml: &str, base: impl Into<PathBuf>) -> Result<Translation> {
     let mut keys = Keys::new("", parse(yaml)?);
     let ignored = keys.take_ignored(IGNORED);
+    let jinja = keys.text("chat_template_jinja")?;
     let shared = Shared {
         base: base.into(),
-        template: keys.text("chat_template")?,
-        jinja: keys.text("chat_template_jinja")?,
+        template: keys.text("chat_template")?.or_else(|| jinja.as_ref().map(|_| "jinja".to_owned())),
+        jinja,
         eot_tokens: keys.texts("eot_tokens")?.unwrap_or_default(),
         train_on_inputs: keys.flag("train_on_inputs")?.unwrap_or(false),
         system_prompt: keys.text("default_system_message")?,

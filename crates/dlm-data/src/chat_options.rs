@@ -36,12 +36,29 @@ impl Chat {
         format!("{} {}", format.as_str().unwrap_or_default(), Value::Object(options))
     }
 
-    /// The columns without which no row can become a conversation.
+    /// The columns without which no row can become a conversation, and those that were asked for by a name of their own: only the
+    /// usual names of optional columns may be names of none.
     pub(crate) fn required_columns(&self) -> Vec<&str> {
+        let named = |name, usual: &'static str| Some(name).filter(|name: &&str| *name != usual);
         match self {
-            Self::Alpaca(alpaca) => vec![&alpaca.field_instruction, &alpaca.field_output],
-            Self::UserDefined(defined) => vec![&defined.field_instruction, &defined.field_output],
-            Self::Messages(messages) | Self::Sharegpt(messages) => vec![&messages.column],
+            Self::Alpaca(alpaca) => {
+                let mut columns = vec![alpaca.field_instruction.as_str(), &alpaca.field_output];
+                columns.extend(alpaca.field_system.as_deref());
+                columns.extend(named(&alpaca.field_input, "input"));
+                columns
+            }
+            Self::UserDefined(defined) => {
+                let mut columns = vec![defined.field_instruction.as_str(), &defined.field_output];
+                columns.extend(named(&defined.field_system, "system"));
+                columns.extend(named(&defined.field_input, "input"));
+                columns
+            }
+            Self::Messages(messages) | Self::Sharegpt(messages) => {
+                let mut columns = vec![messages.column.as_str()];
+                columns.extend(named(&messages.field_system, "system"));
+                columns.extend(named(&messages.field_tools, "tools"));
+                columns
+            }
             Self::PromptCompletion(columns) => vec![&columns.field_prompt, &columns.field_completion],
             Self::InputOutput(segments) => vec![&segments.column],
             Self::Completion(completion) => vec![&completion.field],
@@ -51,16 +68,18 @@ impl Chat {
     /// All columns that are looked at where they exist.
     pub(crate) fn columns(&self) -> Vec<&str> {
         let mut columns = self.required_columns();
-        match self {
-            Self::Alpaca(alpaca) => {
-                columns.push(&alpaca.field_input);
-                columns.extend(alpaca.field_system.as_deref());
-            }
-            Self::UserDefined(defined) => columns.extend([defined.field_input.as_str(), &defined.field_system]),
+        let optional = match self {
+            Self::Alpaca(alpaca) => vec![alpaca.field_input.as_str()],
+            Self::UserDefined(defined) => vec![defined.field_input.as_str(), &defined.field_system],
             Self::Messages(messages) | Self::Sharegpt(messages) => {
-                columns.extend([messages.field_system.as_str(), &messages.field_tools]);
+                vec![messages.field_system.as_str(), &messages.field_tools]
             }
-            Self::PromptCompletion(_) | Self::InputOutput(_) | Self::Completion(_) => {}
+            Self::PromptCompletion(_) | Self::InputOutput(_) | Self::Completion(_) => Vec::new(),
+        };
+        for name in optional {
+            if !columns.contains(&name) {
+                columns.push(name);
+            }
         }
         columns
     }
@@ -94,7 +113,7 @@ pub struct Alpaca {
     pub field_system: Option<String>,
     /// The column with what is asked.
     pub field_instruction: String,
-    /// The column with more about it; it may be missing, null or empty.
+    /// The column with more about it; it may be null or empty, and `input` may be missing.
     pub field_input: String,
     /// The column with the answer.
     pub field_output: String,
@@ -149,11 +168,11 @@ pub struct UserDefined {
     pub no_input_format: Option<String>,
     /// The words around the answer.
     pub output_format: String,
-    /// The column with what the model is told first; it may be missing or null.
+    /// The column with what the model is told first; it may be null, and `system` may be missing.
     pub field_system: String,
     /// The column with what is asked.
     pub field_instruction: String,
-    /// The column with more about it; it may be missing, null or empty.
+    /// The column with more about it; it may be null or empty, and `input` may be missing.
     pub field_input: String,
     /// The column with the answer.
     pub field_output: String,
@@ -216,9 +235,9 @@ pub struct Messages {
     /// What the model is told first where a conversation does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_prompt: Option<String>,
-    /// A column with what the model is told first, where it exists and the messages do not begin with it.
+    /// A column with what the model is told first, where the messages do not begin with it; `system` may be missing.
     pub field_system: String,
-    /// A column with the tools that the model may call, where it exists: a list, or one as JSON.
+    /// A column with the tools that the model may call, a list, or one as JSON; `tools` may be missing.
     pub field_tools: String,
     /// Leaves out what the model is told first.
     pub drop_system_message: bool,

@@ -219,10 +219,12 @@ pub enum DataError {
     },
 
     /// A preparation that yields nothing.
-    #[error("nothing to write: {rows} rows were read and no document with tokens was left")]
+    #[error("nothing to write: {rows} rows were read and no document with tokens was left{why}")]
     Empty {
         /// The rows that were read.
         rows: u64,
+        /// What became of them, as far as it was counted.
+        why: String,
     },
 
     /// An output folder that holds something else.
@@ -232,6 +234,8 @@ pub enum DataError {
         path: PathBuf,
         /// What is in it.
         holds: String,
+        /// Whether something else than dlm made it.
+        foreign: bool,
     },
 
     /// An output folder that another preparation is writing to.
@@ -345,7 +349,10 @@ impl DataError {
             }
             Self::NoTemplate { .. } => "put a `chat_template.jinja` beside the tokenizer, or use `format = \"alpaca\"`",
             Self::Memory { .. } => "raise the memory limit, or lower `pack.window` or `dedup.near.bands`",
-            Self::Empty { .. } => "look at the `filter` steps and at the column that is tokenized",
+            Self::Empty { .. } => "look at the steps that leave rows out, and at the column that is tokenized",
+            Self::Occupied { foreign: true, .. } => {
+                "choose another output folder: what dlm did not make is not overwritten"
+            }
             Self::Occupied { .. } => "choose another output folder, or ask for it to be overwritten",
             Self::Busy { .. } => "wait for it to end, or choose another output folder",
             Self::EmptySide { .. } => "prepare it from more documents, or set fewer aside with `split.validation`",
@@ -354,6 +361,10 @@ impl DataError {
             Self::Tokenizer(error) => return error.help(),
             Self::Account { .. } => "this is a mistake in dlm, and the data was not written: please report it",
             Self::Read { .. } | Self::Write(_) | Self::UnknownFormat { .. } => return None,
+            Self::DataFusion { source, .. } if is_of_a_value(source) => {
+                "an expression of a step (`filter`, `select`, `map`, `sql`) or of a source's `columns` met a value that it cannot work on: \
+                 `try_cast` gives null in place of an error, and so does `nullif(x, 0)` under a division"
+            }
             Self::Invalid(_) | Self::DataFusion { .. } => return None,
         };
         Some(help.to_owned())
@@ -416,6 +427,16 @@ impl From<DataError> for DataFusionError {
     fn from(error: DataError) -> Self {
         Self::External(Box::new(error))
     }
+}
+
+/// Whether a value made an expression fail while rows went through it.
+fn is_of_a_value(error: &DataFusionError) -> bool {
+    let DataFusionError::ArrowError(error, _) = error else { return false };
+    use ArrowError::{ArithmeticOverflow, CastError, ComputeError, DivideByZero, InvalidArgumentError, ParseError};
+    matches!(
+        **error,
+        ArithmeticOverflow(_) | CastError(_) | ComputeError(_) | DivideByZero | InvalidArgumentError(_) | ParseError(_)
+    )
 }
 
 /// The columns that a user made, without ours.

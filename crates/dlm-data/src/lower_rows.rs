@@ -285,12 +285,12 @@ impl Lowering<'_> {
         Ok(fields.map(|field| (field.name().clone(), field.data_type().clone())).unzip())
     }
 
-    fn require_text(&self, step: &str, schema: &Schema, column: &str) -> Result<()> {
+    pub(crate) fn require_text(&self, step: &str, schema: &Schema, column: &str) -> Result<()> {
         use datafusion::arrow::datatypes::DataType;
         require(step, schema, column)?;
         let found = schema.field_with_name(column).map(|field| field.data_type().clone());
         match found {
-            Ok(DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) | Err(_) => Ok(()),
+            Ok(DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null) | Err(_) => Ok(()),
             Ok(other) => Err(DataError::Sql {
                 step: step.to_owned(),
                 message: format!("the column `{column}` is {other}, and has to be text"),

@@ -95,6 +95,9 @@ impl Lowering<'_> {
         }
         let text = self.chats.is_empty().then(|| step.column.clone());
         require("tokenize", &self.schema(), text.as_deref().unwrap_or(CHAT))?;
+        if let Some(column) = &text {
+            self.require_text("tokenize", &self.schema(), column)?;
+        }
         let (tokenizer, path) = self.load(step)?;
         let encoder = |chat| Encoder::new(Arc::clone(&tokenizer), &path, step, chat);
         let encoders = match self.chats.as_slice() {

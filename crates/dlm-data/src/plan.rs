@@ -120,6 +120,12 @@ pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) ->
     // The expressions of a source's `columns` are those of steps.
     let expressions = session(resources.pool(pipeline), 1, 0)?;
     let sources = Arc::new(source::open(pipeline, &expressions, resources.threads)?);
+    if sources.schema.fields().is_empty() {
+        let paths: Vec<&str> = sources.list.iter().map(|source| source.path.as_str()).collect();
+        let reason =
+            sources.quarantine.first_reason().map(|reason| format!("; left out: {reason}")).unwrap_or_default();
+        return Err(DataError::Invalid(format!("there is no row to read in `{}`{reason}", paths.join("`, `"))));
+    }
     let rows_read = Arc::default();
     let mut lowering = Lowering::begin(pipeline, resources, &sources, &rows_read)?;
     let mut columns = vec![lowering.schema()];

@@ -241,10 +241,30 @@ async fn make(
     };
     report();
     if train.rows + validation.rows == 0 {
-        return Err(DataError::Empty { rows: plan.rows });
+        return Err(DataError::Empty { rows: plan.rows, why: losses(plan) });
     }
     let account = account(pipeline, plan, train.tokens + validation.tokens)?;
     Ok((account, train, Some(validation).filter(|side| side.rows > 0)))
+}
+
+/// What became of the rows, for an error.
+fn losses(plan: &Plan) -> String {
+    let mut losses = Vec::new();
+    let unread: u64 = plan.sources.list.iter().map(|source| plan.sources.quarantine.count(source.number)).sum();
+    if unread > 0 {
+        losses.push(format!("{unread} rows and files could not be read"));
+    }
+    losses.extend(
+        plan.ledger.accounts().iter().map(|step| format!("{} rows were left behind `{}`", step.rows, step.step)),
+    );
+    let packed = plan.packed.lock().unwrap_or_else(PoisonError::into_inner);
+    let documents = [
+        (plan.account.so_far().0, "documents came to packing"),
+        (packed.overlong_documents, "were longer than a row"),
+        (packed.targetless_documents, "had no target"),
+    ];
+    losses.extend(documents.into_iter().map(|(count, what)| format!("{count} {what}")));
+    format!(": {}", losses.join(", "))
 }
 
 /// Runs the plan and hands what comes out to the writer.

@@ -35,6 +35,7 @@ use crate::{
     error::{DataError, Result, reading},
     pipeline::Pipeline,
     remote,
+    sql::refuse_volatile,
 };
 use datafusion::{
     arrow::datatypes::{Field, Schema, SchemaRef},
@@ -89,7 +90,7 @@ impl SourceFile {
 #[derive(Debug)]
 pub(crate) struct OpenSource {
     /// Its number in the pipeline.
-    number: usize,
+    pub(crate) number: usize,
     /// Its path as written, without secrets.
     pub(crate) path: String,
     pub(crate) weight: Option<f64>,
@@ -326,6 +327,7 @@ fn map_columns(
             Ok(_) => datafusion::logical_expr::Expr::Column(datafusion::common::Column::from_name(text)),
             Err(_) => context.parse_sql_expr(text, &known).map_err(planning(source))?,
         };
+        refuse_volatile(&step_of(source), &expression)?;
         // Some functions are there only to be rewritten into others.
         let state = context.state();
         let simplify = SimplifyContext::builder()
@@ -340,8 +342,12 @@ fn map_columns(
     source.columns.iter().map(expression).collect()
 }
 
+fn step_of(source: &Source) -> String {
+    format!("`columns` of the source `{}`", remote::redacted(&source.path))
+}
+
 fn planning(source: &Source) -> impl FnOnce(datafusion::error::DataFusionError) -> DataError + use<> {
-    let step = format!("`columns` of the source `{}`", remote::redacted(&source.path));
+    let step = step_of(source);
     move |error| DataError::from_datafusion(error, &step)
 }
 

@@ -32,7 +32,9 @@ pub(crate) struct Workshop {
 impl Workshop {
     /// Takes possession of an output folder.
     pub(crate) fn claim(folder: &Path, holds_data: bool, existing: Existing) -> Result<Self> {
-        let occupied = |holds: &str| Err(DataError::Occupied { path: folder.to_owned(), holds: holds.to_owned() });
+        let occupied = |holds: &str| {
+            Err(DataError::Occupied { path: folder.to_owned(), holds: holds.to_owned(), foreign: !holds_data })
+        };
         let aside = folder.join(ASIDE);
         if holds_data && existing == Existing::Refuse {
             return occupied("data that was prepared by another pipeline or from other input");

@@ -209,6 +209,21 @@ fn what_is_too_long_is_dropped_cut_or_refused_as_the_strategy_says() {
 }
 
 #[test]
+fn a_template_of_ones_own_is_meant_where_it_is_given() {
+    for yaml in [
+        "chat_template_jinja: '{{ messages }}'\ndatasets:\n  - {path: a.jsonl, type: chat_template}\n",
+        "datasets:\n  - {path: a.jsonl, type: chat_template, chat_template_jinja: '{{ messages }}'}\n",
+    ] {
+        let pipeline = translated(&format!("base_model: m\n{yaml}")).pipeline;
+        let template = pipeline.step.iter().find_map(|step| match step {
+            Step::Chat(Chat::Messages(messages)) => Some(messages.template.as_str()),
+            _ => None,
+        });
+        assert_eq!(template, Some("{{ messages }}"), "{yaml}");
+    }
+}
+
+#[test]
 fn a_dataset_on_the_hub_is_told_from_a_file() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("owner/local")).unwrap();

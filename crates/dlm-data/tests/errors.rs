@@ -2,7 +2,9 @@
 
 mod support;
 
-use dlm_data::{Alpaca, Chat, DataError, Messages, Pack, Pipeline, SplitStep, Step, Tokenize};
+use dlm_data::{
+    Alpaca, Chat, DataError, Messages, OnError, Pack, Pipeline, Source, SplitStep, Step, Tokenize, UserDefined,
+};
 use serde_json::json;
 use std::{fs, path::Path};
 use support::{prepare, text_pipeline, texts, tokenizer, write_jsonl};
@@ -192,7 +194,69 @@ fn nothing_left_to_write_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     write_jsonl(&folder.path().join("rows.jsonl"), texts(7));
     let error = fails(&end(folder.path(), Pipeline::new().source("rows.jsonl").filter("number > 100")));
-    assert!(matches!(error, DataError::Empty { rows: 7 }), "{error}");
+    assert!(matches!(error, DataError::Empty { rows: 7, .. }), "{error}");
+    assert!(error.to_string().contains("0 rows were left behind `step.0.filter`"), "{error}");
+}
+
+#[test]
+fn sources_without_a_row_are_named_with_what_was_left_out_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("rows.jsonl"), "").unwrap();
+    let error = fails(&end(folder.path(), Pipeline::new().source("rows.jsonl")));
+    assert!(error.to_string().contains("no row to read in `rows.jsonl`"), "{error}");
+    fs::write(folder.path().join("rows.jsonl"), "{\n").unwrap();
+    let skipping = Pipeline { on_error: OnError::Skip, ..Pipeline::new() };
+    let error = fails(&end(folder.path(), skipping.source("rows.jsonl"))).to_string();
+    assert!(error.contains("no row to read") && error.contains("left out: `rows.jsonl`: "), "{error}");
+}
+
+#[test]
+fn optional_columns_that_are_named_have_to_exist() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), [json!({ "instruction": "a", "input": "b", "output": "c" })]);
+    let misspelt = || "inptu".to_owned();
+    for chat in [
+        Chat::Alpaca(Alpaca { field_input: misspelt(), ..Alpaca::default() }),
+        Chat::Alpaca(Alpaca { field_system: Some(misspelt()), ..Alpaca::default() }),
+        Chat::UserDefined(UserDefined { field_input: misspelt(), ..UserDefined::default() }),
+        Chat::UserDefined(UserDefined { field_system: misspelt(), ..UserDefined::default() }),
+        Chat::Messages(Messages { column: "input".to_owned(), field_system: misspelt(), ..Messages::default() }),
+        Chat::Messages(Messages { column: "input".to_owned(), field_tools: misspelt(), ..Messages::default() }),
+    ] {
+        let error = fails(&end(folder.path(), Pipeline::new().source("rows.jsonl").chat(chat.clone())));
+        assert!(matches!(&error, DataError::UnknownColumn { column, .. } if column == "inptu"), "{chat:?}: {error}");
+    }
+}
+
+#[test]
+fn values_that_expressions_cannot_work_on_come_with_advice() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), texts(3));
+    for filter in ["cast(text as int) > 5", "1 / (number - number) > 0"] {
+        let error = fails(&end(folder.path(), Pipeline::new().source("rows.jsonl").filter(filter)));
+        assert!(error.help().is_some_and(|help| help.contains("try_cast")), "{error:?}");
+    }
+}
+
+#[test]
+fn what_is_tokenized_has_to_be_text() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), texts(3));
+    let tokenize = Tokenize { column: "number".to_owned(), ..Tokenize::new(tokenizer()) };
+    let pipeline = Pipeline::new().relative_to(folder.path()).source("rows.jsonl").tokenize(tokenize);
+    let error = fails(&pipeline.pack(Pack::new(16)).output("prepared"));
+    assert!(error.to_string().contains("the column `number` is Int64, and has to be text"), "{error}");
+}
+
+#[test]
+fn functions_that_give_something_else_each_time_are_refused_in_columns_too() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), texts(3));
+    for call in ["random()", "now()"] {
+        let source = Source::new("rows.jsonl").column("text", format!("concat(text, cast({call} as varchar))"));
+        let error = fails(&end(folder.path(), Pipeline::new().source(source))).to_string();
+        assert!(error.contains("something else each time"), "{error}");
+    }
 }
 
 #[test]
@@ -212,7 +276,8 @@ fn foreign_folders_and_unwritable_ones_are_left_alone() {
     fs::create_dir(folder.path().join("prepared")).unwrap();
     fs::write(folder.path().join("prepared/thesis.txt"), "mine").unwrap();
     let error = prepare(&pipeline).unwrap_err();
-    assert!(matches!(error, DataError::Occupied { .. }), "{error}");
+    assert!(matches!(error, DataError::Occupied { foreign: true, .. }), "{error}");
+    assert!(error.help().is_some_and(|help| help.contains("not overwritten")), "{error:?}");
     assert_eq!(fs::read_to_string(folder.path().join("prepared/thesis.txt")).unwrap(), "mine");
 
     fs::write(folder.path().join("file"), "").unwrap();

@@ -138,6 +138,14 @@ fn write_counts(out: &mut impl Write, manifest: &Manifest) -> anyhow::Result<()>
         let reasons = if reasons.is_empty() { reasons } else { format!(" ({reasons})") };
         writeln!(out, "{:<12}{} rows behind {}{reasons}", "left", HumanCount(step.rows), step.step)?;
     }
+    for source in manifest.sources.iter().filter(|source| source.quarantined > 0) {
+        let count = HumanCount(source.quarantined);
+        writeln!(
+            out,
+            "{:<12}{count} rows and files of `{}` that cannot be read: see `quarantine.jsonl`",
+            "left out", source.path
+        )?;
+    }
     if account.dropped_empty_documents > 0 {
         writeln!(out, "{:<12}{} rows: empty documents", "left out", HumanCount(account.dropped_empty_documents))?;
     }

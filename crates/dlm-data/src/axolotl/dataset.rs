@@ -298,7 +298,9 @@ fn user_defined(keys: &mut Keys, mut words: Map<String, Value>, shared: &Shared)
 fn messages(keys: &mut Keys, defaults: Messages, shared: &Shared) -> Result<Messages> {
     let own = (keys.text("chat_template")?, keys.text("chat_template_jinja")?);
     let conversation = keys.text("conversation")?;
-    let template = own.0.or(conversation).or_else(|| shared.template.clone());
+    // As Axolotl has it: a template without a word about it is meant.
+    let template = own.0.or(conversation).or_else(|| own.1.as_ref().map(|_| "jinja".to_owned()));
+    let template = template.or_else(|| shared.template.clone());
     let jinja = own.1.or_else(|| shared.jinja.clone());
     let template = template.map_or(Ok(defaults.template), |name| template_of(keys, &name, jinja))?;
 

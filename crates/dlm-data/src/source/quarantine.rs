@@ -43,6 +43,12 @@ impl Quarantine {
         entries.iter().filter(|entry| entry.source == source).map(|entry| entry.rows.unwrap_or(1)).sum()
     }
 
+    /// The first reason there is.
+    pub(crate) fn first_reason(&self) -> Option<String> {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().next().map(|entry| format!("`{}`: {}", entry.file, entry.reason))
+    }
+
     /// One JSON object a line, ordered by source, file and row; nothing when nothing was left out.
     pub(crate) fn to_jsonl(&self) -> Option<Vec<u8>> {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -77,6 +77,19 @@ fn bar(count: u64, most: u64, style: Style) -> String {
     mark.repeat((WIDEST * count).div_ceil(most.max(1)) as usize)
 }
 
+/// Text without control characters that a terminal would obey: `\u{1b}` is spelled.
+fn visible(text: &str) -> String {
+    let obeyed = |character: char| character.is_control() && !['\n', '\t'].contains(&character);
+    text.chars().fold(String::with_capacity(text.len()), |mut visible, character| {
+        if obeyed(character) {
+            visible.extend(character.escape_unicode())
+        } else {
+            visible.push(character)
+        }
+        visible
+    })
+}
+
 /// A row as text: each segment begins with a line that says what it is.
 fn write_row(out: &mut impl Write, row: &DecodedRow, style: Style) -> io::Result<()> {
     let colour = console::Style::new().force_styling(style == Style::Colour);
@@ -87,14 +100,15 @@ fn write_row(out: &mut impl Write, row: &DecodedRow, style: Style) -> io::Result
         writeln!(out, "{}", colour.clone().cyan().apply_to(format!("{head}{rule}")))?;
         let mut last = None;
         for span in &segment.spans {
+            let text = visible(&span.text);
             match style {
                 Style::Colour if span.is_answer => {
-                    write!(out, "{}", colour.clone().green().bright().apply_to(&span.text))?;
+                    write!(out, "{}", colour.clone().green().bright().apply_to(&text))?;
                 }
-                Style::Colour => write!(out, "{}", colour.clone().dim().apply_to(&span.text))?,
+                Style::Colour => write!(out, "{}", colour.clone().dim().apply_to(&text))?,
                 // Without colour, what is to be learnt stands between marks.
-                Style::Plain if span.is_answer => write!(out, "«{}»", span.text)?,
-                Style::Plain => write!(out, "{}", span.text)?,
+                Style::Plain if span.is_answer => write!(out, "«{text}»")?,
+                Style::Plain => write!(out, "{text}")?,
             }
             last = span.text.chars().next_back();
         }
@@ -121,6 +135,11 @@ mod tests {
             segment(7, 12, vec![span("So be it.\n", true)]),
         ];
         DecodedRow { segments, padding: 3 }
+    }
+
+    #[test]
+    fn control_characters_of_the_data_do_not_reach_the_terminal() {
+        assert_eq!(visible("a\u{1b}[31mb\tc\n\u{9b}"), "a\\u{1b}[31mb\tc\n\\u{9b}");
     }
 
     #[test]
