@@ -222,7 +222,7 @@ impl Model {
         self.compute_in(kind)
     }
 
-    /// Whether training forgets what happens inside a block and computes it again: much less memory for a third more time.
+    /// Whether training forgets what happens inside a block and computes it again: less memory for about a quarter more time.
     ///
     /// Changes no number.
     pub fn set_gradient_checkpointing(&mut self, checkpoints: bool) {
