@@ -21,6 +21,7 @@ unsafe extern "C" {
         weight_decay: f64,
         eps: f64,
     ) -> c_int;
+    fn dlm_keep_freed_memory();
     fn dlm_clear_gradients(params: *const *const C_tensor, count: usize) -> c_int;
     fn dlm_clip_grad_norm(grads: *const *const C_tensor, count: usize, max_norm: f64, norm: *mut f64) -> c_int;
     fn dlm_linear_cross_entropy(
@@ -103,6 +104,14 @@ pub fn fused_adamw(
         )
     };
     check(code, "fused_adamw")
+}
+
+/// Lets the process keep memory that it has freed, up to 2 GB, for the next step instead of asking the kernel for it again.
+///
+/// Holds for the whole process and until its end. Where the C library is not glibc nothing changes.
+pub fn keep_freed_memory() {
+    // SAFETY: it sets two parameters of the allocator, which is allowed at any time.
+    unsafe { dlm_keep_freed_memory() };
 }
 
 /// Forgets the gradients of parameters and frees their memory; the next backward pass makes new ones.

@@ -5,8 +5,8 @@
 namespace dlm {
 namespace {
 
-// Rows that a thread takes at least.
-constexpr int64_t kGrain = 16;
+// Rows of that width that a thread takes at least: fewer are done before another thread has been woken.
+int64_t grain(int64_t width) { return std::max<int64_t>(16, (1 << 14) / std::max<int64_t>(1, width)); }
 
 struct Norm : torch::autograd::Function<Norm> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const std::optional<at::Tensor>& delta,
@@ -26,7 +26,7 @@ struct Norm : torch::autograd::Function<Norm> {
     const Kind kinds[] = {kind_of(from), kind_of(y), kind_of(w)};
     TORCH_CHECK(!(kinds[0] == kFloat32 && kinds[2] != kFloat32) && !(kinds[0] == kBFloat16 && kinds[1] == kFloat32),
                 "a norm from ", x.scalar_type(), " with a weight of ", weight.scalar_type(), " to ", y.scalar_type());
-    parallel(rows, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+    parallel(rows, grain(width), [&](int64_t, int64_t begin, int64_t end) {
       kernels().norm(begin, end, width, kinds[0], kinds[1], kinds[2], from.const_data_ptr(),
                      delta ? added.const_data_ptr() : nullptr, delta ? sum.data_ptr() : nullptr, w.const_data_ptr(),
                      static_cast<float>(eps), y.data_ptr(), rstd.data_ptr<float>());
@@ -52,8 +52,8 @@ struct Norm : torch::autograd::Function<Norm> {
     const int64_t width = sum.size(-1), rows = rstd.numel();
     auto grad_x = at::empty_like(sum);
     at::Tensor partial;
-    if (ctx->needs_input_grad(has_delta ? 2 : 1)) partial = at::zeros({parts(rows, kGrain), width}, rstd.options());
-    parallel(rows, kGrain, [&](int64_t part, int64_t begin, int64_t end) {
+    if (ctx->needs_input_grad(has_delta ? 2 : 1)) partial = at::zeros({parts(rows, grain(width)), width}, rstd.options());
+    parallel(rows, grain(width), [&](int64_t part, int64_t begin, int64_t end) {
       kernels().norm_backward(begin, end, width, kind_of(sum), kind_of(grad_y), kind_of(w), sum.const_data_ptr(),
                               w.const_data_ptr(), rstd.const_data_ptr<float>(), grad_y.const_data_ptr(),
                               grad_sum.defined() ? grad_sum.const_data_ptr() : nullptr, grad_x.data_ptr(),
@@ -72,7 +72,7 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
     auto from = gate_up.contiguous();
     const int64_t rows = from.size(0), width = from.size(1) / 2;
     auto y = at::empty({rows, width}, from.options());
-    parallel(rows, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+    parallel(rows, grain(2 * width), [&](int64_t, int64_t begin, int64_t end) {
       kernels().swiglu(begin, end, width, kind_of(from), from.const_data_ptr(), y.data_ptr());
     });
     ctx->save_for_backward({from});
@@ -82,7 +82,7 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     auto from = ctx->get_saved_variables()[0], grad_y = grads[0].contiguous();
     auto grad = at::empty_like(from);
-    parallel(from.size(0), kGrain, [&](int64_t, int64_t begin, int64_t end) {
+    parallel(from.size(0), grain(from.size(1)), [&](int64_t, int64_t begin, int64_t end) {
       kernels().swiglu_backward(begin, end, from.size(1) / 2, kind_of(from), from.const_data_ptr(), grad_y.const_data_ptr(),
                                 grad.data_ptr());
     });
@@ -101,7 +101,7 @@ struct Rotate : torch::autograd::Function<Rotate> {
     auto from = tokens.contiguous(), c = cos.contiguous(), s = sin.contiguous();
     auto q = at::empty({batch, heads, seq_len, dim}, from.options());
     auto k = at::empty({batch, kv_heads, seq_len, dim}, from.options()), v = at::empty_like(k);
-    parallel(n, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+    parallel(n, grain(from.size(1)), [&](int64_t, int64_t begin, int64_t end) {
       kernels().rotate(begin, end, seq_len, heads, kv_heads, dim, c.size(0), kind_of(from), c.const_data_ptr<float>(),
                        s.const_data_ptr<float>(), false, from.data_ptr(), q.data_ptr(), k.data_ptr(), v.data_ptr());
     });
@@ -115,7 +115,7 @@ struct Rotate : torch::autograd::Function<Rotate> {
     auto q = grads[0].contiguous(), k = grads[1].contiguous(), v = grads[2].contiguous();
     const int64_t batch = q.size(0), heads = q.size(1), kv_heads = k.size(1), seq_len = q.size(2), dim = q.size(3);
     auto grad = at::empty({batch * seq_len, (heads + 2 * kv_heads) * dim}, q.options());
-    parallel(batch * seq_len, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+    parallel(batch * seq_len, grain(grad.size(1)), [&](int64_t, int64_t begin, int64_t end) {
       kernels().rotate(begin, end, seq_len, heads, kv_heads, dim, c.size(0), kind_of(q), c.const_data_ptr<float>(),
                        s.const_data_ptr<float>(), true, grad.data_ptr(), q.data_ptr(), k.data_ptr(), v.data_ptr());
     });
@@ -238,7 +238,7 @@ struct Attention : torch::autograd::Function<Attention> {
       chunked(n, rows, width, [&](int64_t b, int64_t len, int64_t first, int64_t count) {
         auto scores = at::bmm(query.narrow(0, b, len).narrow(1, first, count), key.narrow(0, b, len).transpose(1, 2));
         auto sums = lse.narrow(0, b, len).narrow(1, first, count);
-        parallel(len * count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+        parallel(len * count, grain(width), [&](int64_t, int64_t begin, int64_t end) {
           kernels().softmax(begin, end, width, kind_of(scores), scale, scores.data_ptr(), sums.data_ptr<float>());
         });
         auto to = mixed.narrow(0, b, len).narrow(1, first, count);
@@ -282,7 +282,7 @@ struct Attention : torch::autograd::Function<Attention> {
         auto scores = at::bmm(chunk(query), whole(key).transpose(1, 2));
         auto grad_p = at::bmm(chunk(grad), whole(value).transpose(1, 2));
         auto sums = chunk(log_sums[i]);
-        parallel(len * count, kGrain, [&](int64_t, int64_t begin, int64_t end) {
+        parallel(len * count, grain(width), [&](int64_t, int64_t begin, int64_t end) {
           kernels().softmax_backward(begin, end, width, kind_of(scores), scale, scores.data_ptr(),
                                      sums.const_data_ptr<float>(), grad_p.data_ptr());
         });

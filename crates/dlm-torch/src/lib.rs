@@ -30,7 +30,7 @@ mod fused;
 
 pub use additions::{
     AdamWStep, CrossEntropyOptions, LinearCrossEntropy, chunk_rows, clear_gradients, clip_grad_norm, fused_adamw,
-    libtorch_version, linear_cross_entropy,
+    keep_freed_memory, libtorch_version, linear_cross_entropy,
 };
 pub use checkpoint::checkpoint;
 pub use error::{Result, TorchError};

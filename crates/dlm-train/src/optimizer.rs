@@ -71,6 +71,8 @@ impl AdamW {
     /// Begins with moments of 0. The tensors are shared with the model, not copied.
     #[must_use]
     pub fn new(parameters: &[(String, Tensor)], config: &OptimizerConfig) -> Self {
+        // Who makes an optimiser is going to repeat steps.
+        dlm_torch::keep_freed_memory();
         let group = |weight_decay: f64, decays: bool| {
             let members: Vec<_> = parameters.iter().filter(|(name, p)| is_decayed(name, p) == decays).collect();
             let zeros = || members.iter().map(|(_, p)| p.detach().zeros_like()).collect();
