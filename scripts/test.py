@@ -4,6 +4,7 @@
 Uses cargo-nextest where it is installed and `cargo test` elsewhere.
 """
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -47,6 +48,8 @@ def examples():
 def main():
     passed = failed = 0
     nextest = shutil.which("cargo-nextest") is not None
+    # Several tests run at once, each with threads of OpenMP: those that wait must not spin on the cores that others need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # The binary first: whole runs start it.
     build = subprocess.run(["cargo", "build", "--workspace", "--all-targets"], cwd=CLONE)
     if build.returncode != 0:

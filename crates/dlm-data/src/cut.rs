@@ -163,7 +163,7 @@ impl BatchStage for CutStage {
 
     fn map(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let (ids, labels) = (batch[INPUT_IDS].as_list::<i32>(), batch[LABELS].as_list::<i32>());
-        let before = batch.column_by_name(OFFSET).map(|column| column.as_primitive::<Int64Type>());
+        let before = batch.column_by_name(OFFSET).map(AsArray::as_primitive::<Int64Type>);
         let mut pieces = Pieces::default();
         for i in 0..batch.num_rows() {
             let (ids, labels) = (ids.value(i), labels.value(i));

@@ -49,7 +49,7 @@ pub enum UnicodeForm {
     /// Composed: `e` and a combining accent become `é`.
     #[default]
     Nfc,
-    /// Composed, and look-alikes become one: `ﬁ` becomes `fi`, full-width letters become plain ones.
+    /// Composed, and characters that look alike become one: `ﬁ` becomes `fi`, full-width letters become plain ones.
     Nfkc,
     /// As it is.
     Keep,

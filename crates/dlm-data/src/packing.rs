@@ -196,7 +196,7 @@ impl Packing {
         let numbers = batch[NUMBER].as_primitive::<Int64Type>();
         let (ids, labels) = (batch[INPUT_IDS].as_list::<i32>(), batch[LABELS].as_list::<i32>());
         let validation = batch.column_by_name(VALIDATION).map(AsArray::as_boolean);
-        let offsets = batch.column_by_name(OFFSET).map(|column| column.as_primitive::<Int64Type>());
+        let offsets = batch.column_by_name(OFFSET).map(AsArray::as_primitive::<Int64Type>);
         for i in 0..batch.num_rows() {
             let first = offsets.map_or(0, |offsets| offsets.value(i));
             let (ids, labels) = (ids.value(i), labels.value(i));

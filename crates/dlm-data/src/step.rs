@@ -18,7 +18,6 @@ pub use crate::{
 /// In TOML each is a table with one key, the step's name: `filter = "length(text) > 100"`, `pack = { sequence_len = 2048 }`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "a pipeline has a handful of steps")]
 pub enum Step {
     /// Keeps the rows for which an SQL expression is true.
     Filter(String),

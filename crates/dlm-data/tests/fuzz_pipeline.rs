@@ -89,12 +89,12 @@ proptest! {
 
     #[test]
     fn a_mutated_pipeline_is_read_or_refused_and_reads_back_as_it_was_written(text in mutated()) {
-        if let Ok(pipeline) = Pipeline::from_toml(&text, "") {
-            if let Ok(written) = pipeline.to_toml() {
-                let again = Pipeline::from_toml(&written, "").unwrap();
-                // NaN is not equal to itself.
-                prop_assert!(again == pipeline || written.contains("nan"), "{}", written);
-            }
+        if let Ok(pipeline) = Pipeline::from_toml(&text, "")
+            && let Ok(written) = pipeline.to_toml()
+        {
+            let again = Pipeline::from_toml(&written, "").unwrap();
+            // NaN is not equal to itself.
+            prop_assert!(again == pipeline || written.contains("nan"), "{}", written);
         }
     }
 }

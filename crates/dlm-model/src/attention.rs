@@ -65,10 +65,11 @@ impl Mask {
             Visibility::Causal if one_segment => return Self::Causal,
             _ => {}
         }
-        if device == Device::Cpu && kind != Kind::Half {
-            if let Some(pieces) = pieces(layout, batch, seq_len) {
-                return Self::Pieces(pieces);
-            }
+        if device == Device::Cpu
+            && kind != Kind::Half
+            && let Some(pieces) = pieces(layout, batch, seq_len)
+        {
+            return Self::Pieces(pieces);
         }
         layout.dense_mask(seq_len, device).map_or(Self::Full, |allowed| Self::additive(&allowed, kind))
     }

@@ -131,10 +131,11 @@ fn a_long_packed_row_has_the_states_of_its_documents_one_by_one_whatever_their_b
     let ids = Tensor::arange(224, (Kind::Int64, Device::Cpu)).remainder(37).unsqueeze(0);
     let documents = [(0, 64), (64, 40), (104, 56)];
     let range = |len: i64| Tensor::arange(len, (Kind::Int64, Device::Cpu));
-    let mut segments: Vec<Tensor> = (1i64..).zip(documents).map(|(id, (_, len))| range(len) * 0 + id).collect();
-    segments.push(range(64) * 0);
+    let all = |id: i64, len: i64| Tensor::full([len], id, (Kind::Int64, Device::Cpu));
+    let mut segments: Vec<Tensor> = (1i64..).zip(documents).map(|(id, (_, len))| all(id, len)).collect();
+    segments.push(all(0, 64));
     let mut positions: Vec<Tensor> = documents.iter().map(|&(_, len)| range(len)).collect();
-    positions.push(range(64) * 0);
+    positions.push(all(0, 64));
     let [segments, positions] = [segments, positions].map(|parts| Tensor::cat(&parts, 0).unsqueeze(0));
     for visibility in [Visibility::Bidirectional, Visibility::BlockCausal { block_length: 16 }] {
         let layout = AttentionLayout::segments(&segments).unwrap().with_visibility(visibility);

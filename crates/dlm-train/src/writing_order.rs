@@ -180,7 +180,10 @@ mod tests {
         }
     }
 
-    fn write(order: WritingOrder, canvases: &[Canvas]) -> (Vec<Written>, Vec<(Vec<i64>, Vec<i64>)>) {
+    /// The ids that the denoiser was shown, and the positions that were wanted of it.
+    type Shown = (Vec<i64>, Vec<i64>);
+
+    fn write(order: WritingOrder, canvases: &[Canvas]) -> (Vec<Written>, Vec<Shown>) {
         let denoiser = Counting::default();
         let config = SamplerConfig::new(MASK).with_steps(2);
         let written = order.write(&denoiser, canvases, &config, &mut KeyedDraws::new(1)).unwrap();

@@ -82,9 +82,9 @@ fn visible(text: &str) -> String {
     let obeyed = |character: char| character.is_control() && !['\n', '\t'].contains(&character);
     text.chars().fold(String::with_capacity(text.len()), |mut visible, character| {
         if obeyed(character) {
-            visible.extend(character.escape_unicode())
+            visible.extend(character.escape_unicode());
         } else {
-            visible.push(character)
+            visible.push(character);
         }
         visible
     })
