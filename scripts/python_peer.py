@@ -1,6 +1,6 @@
 """A Python environment with packages from PyPI, for programs that compare dlm with what Python does.
 
-It lives in `target/venv-<names>` of this clone and is made once. `DLM_VENV=FOLDER` names one that is there already.
+It lives in `target/venv-<names>` of this clone and is made once. `PEER_VENV=FOLDER` names one that is there already.
 """
 import os
 import pathlib
@@ -12,8 +12,8 @@ CLONE = pathlib.Path(__file__).resolve().parent.parent
 
 def environment(*packages):
     """The interpreter of an environment that has these packages."""
-    if os.environ.get("DLM_VENV"):
-        return pathlib.Path(os.environ["DLM_VENV"]) / "bin/python"
+    if os.environ.get("PEER_VENV"):
+        return pathlib.Path(os.environ["PEER_VENV"]) / "bin/python"
     folder = CLONE / "target" / ("venv-" + "-".join(sorted(packages)))
     ready = folder / "ready"
     if not ready.exists():

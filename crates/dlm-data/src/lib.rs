@@ -108,6 +108,7 @@ mod text_functions;
 mod text_stats;
 mod texts;
 mod tokenize;
+mod turn_end_check;
 mod unigram;
 mod validate;
 mod wording;

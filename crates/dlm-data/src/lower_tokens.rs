@@ -13,6 +13,7 @@ use crate::{
     remote,
     step::{Pack, Step, Tokenize},
     tokenize::{Encoder, INPUT_IDS, LABELS, TokenizeStage, signed},
+    turn_end_check::endless,
 };
 use dlm_tokenizer::Tokenizer;
 use std::{path::PathBuf, sync::Arc};
@@ -93,6 +94,11 @@ impl Lowering<'_> {
         if self.chats.is_empty() && self.pipeline.source.iter().any(|source| source.chat.is_some()) {
             self.chat(None)?;
         }
+        if !self.chats.is_empty() && step.column != Tokenize::new("").column {
+            let message =
+                format!("`tokenize.column` is `{}`, and what `chat` makes is tokenized: leave it out", step.column);
+            return Err(DataError::pipeline(message));
+        }
         let text = self.chats.is_empty().then(|| step.column.clone());
         require("tokenize", &self.schema(), text.as_deref().unwrap_or(CHAT))?;
         if let Some(column) = &text {
@@ -104,6 +110,10 @@ impl Lowering<'_> {
             [] => vec![encoder(None)?],
             chats => chats.iter().map(|chat| encoder(Some(chat))).collect::<Result<_>>()?,
         };
+        for (chat, encoder) in self.chats.iter().zip(&encoders) {
+            let format = ChatFormat::new(chat, Arc::clone(&tokenizer), &self.pipeline.base)?;
+            self.warnings.extend(endless(chat, &format, encoder));
+        }
         self.add(TokenizeStage {
             step: step.clone(),
             text,

@@ -293,6 +293,12 @@ impl Pipeline {
             return Err(DataError::pipeline("there is no `[[source]]`"));
         }
         source::check(&self.source)?;
+        if self.mix != Mix::default() && self.source.iter().all(|source| source.weight.is_none()) {
+            return Err(DataError::pipeline("`[mix]` says how sources are drawn by weight, and none has a `weight`"));
+        }
+        if self.output.as_ref().is_some_and(|output| output.shard_tokens == 0) {
+            return Err(DataError::pipeline("`output.shard_tokens` is 0, and has to be 1 or more"));
+        }
         let position = |name: &str| self.step.iter().position(|step| step.name() == name);
         for name in ["chat", "tokenize", "answer_tail", "pack", "split"] {
             if self.step.iter().filter(|step| step.name() == name).count() > 1 {

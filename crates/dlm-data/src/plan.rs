@@ -87,6 +87,8 @@ pub(crate) struct Plan {
     pub(crate) sources: Arc<Sources>,
     /// Files that decide about the rows and are no source of them.
     pub(crate) reference_files: Vec<SourceFile>,
+    /// What is no error and probably not meant.
+    pub(crate) warnings: Vec<String>,
     /// What the steps left of the rows.
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) rows: u64,
@@ -159,6 +161,7 @@ pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) ->
         rows: sources.rows(),
         sources,
         reference_files: lowering.reference_files,
+        warnings: lowering.warnings,
         ledger: lowering.ledger,
         account: lowering.account,
         tokenizer: lowering.tokenizer,
@@ -182,6 +185,8 @@ pub(crate) struct Lowering<'a> {
     pub(crate) account: Arc<Account>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) reference_files: Vec<SourceFile>,
+    /// What is no error and probably not meant.
+    pub(crate) warnings: Vec<String>,
     pub(crate) tokenizer: Option<Arc<Tokenizer>>,
     pub(crate) pad_id: Option<i32>,
     /// The formats of conversations, once there are any.
@@ -215,6 +220,7 @@ impl<'a> Lowering<'a> {
             account: Arc::default(),
             ledger: Arc::default(),
             reference_files: Vec::new(),
+            warnings: Vec::new(),
             tokenizer: None,
             pad_id: None,
             chats: Vec::new(),

@@ -77,6 +77,8 @@ pub struct PrepareReport {
     pub already_prepared: bool,
     /// Shards that a killed preparation had finished and that were not made again.
     pub resumed_shards: usize,
+    /// What is no error and probably not meant, such as answers without a token to stop at.
+    pub warnings: Vec<String>,
 }
 
 impl Pipeline {
@@ -127,13 +129,25 @@ pub async fn prepare(
         crate::PreparedData::open(&folder, Split::Train)?;
         Workshop::sweep(&folder);
         let manifest = manifest.clone();
-        return Ok(PrepareReport { output: folder, manifest, already_prepared: true, resumed_shards: 0 });
+        return Ok(PrepareReport {
+            output: folder,
+            manifest,
+            already_prepared: true,
+            resumed_shards: 0,
+            warnings: plan.warnings,
+        });
     }
     let workshop = Workshop::claim(&folder, found.is_some(), options.existing)?;
     if let Some(manifest) = workshop.undelivered(&origin) {
         workshop.deliver(&manifest)?;
         let resumed_shards = manifest.shards().count();
-        return Ok(PrepareReport { output: folder, manifest, already_prepared: false, resumed_shards });
+        return Ok(PrepareReport {
+            output: folder,
+            manifest,
+            already_prepared: false,
+            resumed_shards,
+            warnings: plan.warnings,
+        });
     }
 
     let journal = workshop.journal(&origin)?;
@@ -172,7 +186,7 @@ pub async fn prepare(
         validation,
     };
     workshop.deliver(&manifest)?;
-    Ok(PrepareReport { output: folder, manifest, already_prepared: false, resumed_shards })
+    Ok(PrepareReport { output: folder, manifest, already_prepared: false, resumed_shards, warnings: plan.warnings })
 }
 
 /// A runtime for the blocking calls.

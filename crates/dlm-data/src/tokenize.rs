@@ -20,7 +20,7 @@ use datafusion::arrow::{
     buffer::OffsetBuffer,
     datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef},
 };
-use dlm_tokenizer::{Part, Session, Specials, Tokenizer, TokenizerError};
+use dlm_tokenizer::{KeepSpecials, Part, Session, Specials, Tokenizer, TokenizerError};
 use std::{path::Path, sync::Arc};
 
 /// A document as the model will see it.
@@ -140,6 +140,24 @@ impl Encoder {
             tokens.push(&[eos], true);
         }
         Ok(tokens)
+    }
+
+    /// Whether a token ends turns or documents.
+    pub(crate) fn is_end(&self, id: i32) -> bool {
+        self.eos == Some(id) || self.eot.contains(&id)
+    }
+
+    /// The tokens that end turns and documents, spelled.
+    pub(crate) fn ends(&self) -> Vec<String> {
+        let mut ids = self.eot.clone();
+        ids.extend(self.eos.filter(|eos| !self.eot.contains(eos)));
+        ids.into_iter().filter_map(|id| self.tokenizer.id_to_token(id.cast_unsigned())).collect()
+    }
+
+    /// The text of tokens, special ones included.
+    pub(crate) fn decoded(&self, ids: &[i32]) -> String {
+        let ids: Vec<u32> = ids.iter().map(|id| id.cast_unsigned()).collect();
+        self.tokenizer.decode(&ids, KeepSpecials::Yes).unwrap_or_default()
     }
 
     fn unit(&self, pieces: &[Piece], tokens: &mut Tokens) -> Result<(), TokenizerError> {

@@ -239,6 +239,44 @@ fn values_that_expressions_cannot_work_on_come_with_advice() {
 }
 
 #[test]
+fn options_without_effect_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), [json!({ "instruction": "a", "output": "c" })]);
+    let rows = || Pipeline::new().relative_to(folder.path()).source("rows.jsonl");
+    let says = |pipeline: Pipeline| fails(&pipeline).to_string();
+    let error = says(end(folder.path(), rows().with_override("mix.seed", "3").unwrap()));
+    assert!(error.contains("`[mix]`") && error.contains("`weight`"), "{error}");
+    let pipeline = end(folder.path(), rows()).with_override("output.shard_tokens", "0").unwrap();
+    assert!(says(pipeline).contains("`output.shard_tokens` is 0"));
+    let tokenize = Tokenize { column: "output".to_owned(), ..Tokenize::new(tokenizer()) };
+    let pipeline =
+        rows().chat(Chat::Alpaca(Alpaca::default())).tokenize(tokenize).pack(Pack::new(16)).output("prepared");
+    assert!(says(pipeline).contains("`tokenize.column` is `output`"));
+}
+
+#[test]
+fn answers_without_a_token_to_stop_at_are_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let turns = json!([{ "role": "user", "content": "a" }, { "role": "assistant", "content": "b" }]);
+    write_jsonl(&folder.path().join("rows.jsonl"), [json!({ "messages": turns })]);
+    let warnings = |messages: Messages, output: &str| {
+        let pipeline = Pipeline::new().relative_to(folder.path()).source("rows.jsonl").chat(Chat::Messages(messages));
+        let pipeline = pipeline.tokenize(Tokenize::new(tokenizer())).pack(Pack::new(128)).output(output);
+        prepare(&pipeline).unwrap().warnings
+    };
+    // This tokenizer ends documents with `<|end_of_text|>`, and its template ends turns with `<|eot_id|>`.
+    let [warning] = <[String; 1]>::try_from(warnings(Messages::default(), "one")).unwrap();
+    assert!(warning.contains("`<|end_of_text|>`") && warning.contains("\"<|eot_id|>\""), "{warning}");
+    let named = Messages { eot_tokens: vec!["<|eot_id|>".to_owned()], ..Messages::default() };
+    assert!(warnings(named, "two").is_empty());
+    // No such tokens in this vocabulary.
+    let foreign = Messages { template: "chatml".to_owned(), ..Messages::default() };
+    assert_eq!(warnings(foreign, "three").len(), 1);
+    let unasked = Messages { train_on_eos: dlm_data::TrainOnEnd::None, ..Messages::default() };
+    assert!(warnings(unasked, "four").is_empty());
+}
+
+#[test]
 fn what_is_tokenized_has_to_be_text() {
     let folder = tempfile::tempdir().unwrap();
     write_jsonl(&folder.path().join("rows.jsonl"), texts(3));

@@ -62,6 +62,9 @@ fn prepare(args: PrepareArgs) -> anyhow::Result<()> {
     let report = pipeline.prepare(&options, |state| progress.show(state));
     progress.finish();
     let report = report?;
+    for warning in &report.warnings {
+        eprintln!("warning: {warning}");
+    }
     let mut out = stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&report.manifest)?)?;
