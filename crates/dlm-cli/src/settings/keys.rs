@@ -95,7 +95,7 @@ pub struct Settings {
     /// Weights, gradients and moments in bfloat16: half the memory, and steps too small for eight bits of a weight are lost.
     #[serde(deserialize_with = "one::<Switch, _>")]
     pub bfloat16: bool,
-    /// Compute the activations inside of blocks again instead of keeping them: much less memory, about a quarter more time.
+    /// Compute the activations inside of blocks again instead of keeping them: less memory, about a quarter more time.
     #[serde(deserialize_with = "one::<Switch, _>")]
     pub gradient_checkpointing: bool,
     /// What updates the weights.
