@@ -1,6 +1,7 @@
 //! What a pipeline reads: paths and patterns to files, what each file holds, and the columns and order of all rows together.
 
 mod bytes;
+mod caught;
 mod csv;
 mod expand;
 mod format;

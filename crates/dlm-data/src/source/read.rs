@@ -1,7 +1,9 @@
 //! The rows of one file, a batch at a time, each with its number in the file.
 
 use super::{
-    SourceFile, bytes, csv,
+    SourceFile, bytes,
+    caught::{caught, caught_items},
+    csv,
     options::{FileFormat, OnError},
     quarantine::{Entry, Quarantine},
     records::{Broken, Chunk, Raw, Records},
@@ -264,12 +266,12 @@ impl Reading {
         };
         let whole = &self.file.schema;
         let batches: ArrowBatches = match &self.file.layout {
-            Layout::ArrowFile => Box::new(FileReader::try_new(file, Some(places(whole))).map_err(damaged)?),
-            _ => Box::new(StreamReader::try_new(file, Some(places(whole))).map_err(damaged)?),
+            Layout::ArrowFile => Box::new(caught(|| FileReader::try_new(file, Some(places(whole)))).map_err(damaged)?),
+            _ => Box::new(caught(|| StreamReader::try_new(file, Some(places(whole)))).map_err(damaged)?),
         };
         // A batch of a file can be all of it: it is handed on in pieces, which share its memory.
         let rows = self.batch_rows;
-        let pieces = batches.flat_map(move |batch| match batch {
+        let pieces = caught_items(batches).flat_map(move |batch| match batch {
             Err(error) => vec![Err(error)],
             Ok(batch) => (0..batch.num_rows())
                 .step_by(rows)

@@ -4,6 +4,7 @@
 
 use super::{
     bytes::{self, Content},
+    caught::{caught, caught_items},
     csv,
     format::Compression,
     hex,
@@ -136,16 +137,23 @@ impl Subject<'_> {
         let is_file = open()?.read_exact(&mut magic).is_ok() && &magic == b"ARROW1";
         let none = Some(Vec::new());
         let (schema, lengths): (_, Box<dyn Iterator<Item = _>>) = if is_file {
-            let whole = FileReader::try_new(open()?, None).map_err(|error| damaged(0, error.to_string()))?.schema();
-            let reader = FileReader::try_new(open()?, none).map_err(|error| damaged(0, error.to_string()))?;
+            let whole = open()?;
+            let whole =
+                caught(|| FileReader::try_new(whole, None)).map_err(|error| damaged(0, error.to_string()))?.schema();
+            let reader = open()?;
+            let reader = caught(|| FileReader::try_new(reader, none)).map_err(|error| damaged(0, error.to_string()))?;
             (whole, Box::new(reader.map(|batch| batch.map(|batch| batch.num_rows()))))
         } else {
-            let whole = StreamReader::try_new(open()?, None).map_err(|error| damaged(0, error.to_string()))?.schema();
-            let reader = StreamReader::try_new(open()?, none).map_err(|error| damaged(0, error.to_string()))?;
+            let whole = open()?;
+            let whole =
+                caught(|| StreamReader::try_new(whole, None)).map_err(|error| damaged(0, error.to_string()))?.schema();
+            let reader = open()?;
+            let reader =
+                caught(|| StreamReader::try_new(reader, none)).map_err(|error| damaged(0, error.to_string()))?;
             (whole, Box::new(reader.map(|batch| batch.map(|batch| batch.num_rows()))))
         };
         let (mut rows, mut bad) = (0, Vec::new());
-        for length in lengths {
+        for length in caught_items(lengths) {
             match length {
                 Ok(length) => rows += length as u64,
                 Err(error) if self.on_error == OnError::Skip => {
