@@ -35,7 +35,8 @@ impl CleanBatch {
         Ok(Self { ids, labels: None, segment_ids: None, position_ids: None, dropped: None, dropout_keys: None })
     }
 
-    /// Says which tokens are targets: those whose label is not [`IGNORE_INDEX`].
+    /// Says which tokens are targets: those whose label is not [`IGNORE_INDEX`]. What is predicted there is the token's id, whatever
+    /// the label says, as in Axolotl.
     ///
     /// # Errors
     /// [`DiffusionError::ShapeMismatch`] or [`DiffusionError::KindMismatch`] unless `labels` is shaped like the ids, of `Int64`;

@@ -5,8 +5,8 @@ use crate::{
     denoiser::{Denoiser, DenoiserInput, TargetScores, TokenLoss},
     error::{DiffusionError, Result},
     metrics::{Mean, StepMetrics},
+    noised_batch::NoisedBatch,
     normalization::{Accumulation, LossNormalization, WindowCounts},
-    process::NoisedBatch,
     weight::{LossWeight, WeightRule, cart_weights},
 };
 use tch::{Kind, Tensor};

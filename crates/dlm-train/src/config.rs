@@ -202,7 +202,7 @@ impl Default for BatchConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Interval {
-    /// Never before the end.
+    /// Never.
     #[default]
     Never,
     /// After every so many optimiser steps.
@@ -240,7 +240,7 @@ pub struct CheckpointConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationConfig {
-    /// How often; the end of the run is evaluated in any case. All of it only where there are validation rows.
+    /// How often, and then at the end of the run, too, where there are validation rows; [`Interval::Never`] evaluates nothing.
     pub every: Interval,
     /// Rows in one forward pass.
     pub micro_batch_size: usize,
@@ -254,7 +254,7 @@ pub struct EvaluationConfig {
 
 impl Default for EvaluationConfig {
     fn default() -> Self {
-        Self { every: Interval::Never, micro_batch_size: 8, max_rows: None, passes: 1, tokens_per_byte: None }
+        Self { every: Interval::PerEpoch(1), micro_batch_size: 8, max_rows: None, passes: 1, tokens_per_byte: None }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     checkpoint::{Checkpoint, TrainerState, existing_run, remove_after, remove_old_checkpoints},
-    config::{Precision, RunConfig},
+    config::{Interval, Precision, RunConfig},
     curve::write_loss_curve,
     data::RowSource,
     error::{Result, TrainError},
@@ -224,9 +224,9 @@ impl<'a> Trainer<'a> {
             metrics.extend(peak_memory_gib().map(|gib| ("train/memory_gib".to_owned(), gib)));
         }
         let evaluation = &self.config.evaluation;
-        if let Some(rows) =
-            self.validation.filter(|_| is_last || evaluation.every.is_due(run.step, run.steps_per_epoch))
-        {
+        let is_due =
+            evaluation.every.is_due(run.step, run.steps_per_epoch) || (is_last && evaluation.every != Interval::Never);
+        if let Some(rows) = self.validation.filter(|_| is_due) {
             let (device, objective, seed) = (self.model.device(), &self.config.objective, self.config.seed);
             let start = Instant::now();
             metrics.extend(evaluate(&self.model, device, rows, objective, evaluation, seed, run.step)?);

@@ -107,6 +107,21 @@ fn a_tiny_model_learns_to_count() {
 }
 
 #[test]
+fn a_run_that_is_never_evaluated_is_not_evaluated_at_its_end_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let evaluated = |every, name: &str| {
+        let output_dir = folder.path().join(name);
+        let mut config = config(&output_dir, 5);
+        config.evaluation = EvaluationConfig { every, ..EvaluationConfig::default() };
+        run(config, Start::New).unwrap();
+        let lines = repeatable(&output_dir);
+        lines.iter().filter(|line| metric(&line.1, "eval/nelbo").is_some()).map(|line| line.0).collect::<Vec<_>>()
+    };
+    assert!(evaluated(Interval::Never, "never").is_empty());
+    assert_eq!(evaluated(Interval::Steps(2), "steps"), [2, 4, 5]);
+}
+
+#[test]
 fn an_evaluation_of_a_part_looks_at_exactly_so_many_rows_the_same_ones_every_time() {
     let evaluated = |max_rows, micro_batch_size, seed| {
         let folder = tempfile::tempdir().unwrap();

@@ -129,7 +129,7 @@ pub struct Settings {
     #[serde(deserialize_with = "one::<Rate, _>")]
     pub max_grad_norm: f64,
 
-    /// When to evaluate.
+    /// When to evaluate; unless `no`, also at the end.
     #[serde(deserialize_with = "choice")]
     pub eval_strategy: Strategy,
     /// Validation rows that an evaluation looks at, scattered over all of them and the same every time; unset, all.

@@ -10,7 +10,7 @@ use anyhow::Context;
 use dlm_data::{HeldOut, IGNORE_INDEX, Mixture, Part, PreparedData, Split};
 use dlm_model::{DiffusionInfo, LoadOptions, LoraConfig, LoraTargets, Model, ModelConfig, SaveOptions};
 use dlm_tokenizer::{KeepSpecials, MaskToken, Tokenizer};
-use dlm_train::{LrScheduler, RowSource, RunConfig, Warmup};
+use dlm_train::{Interval, LrScheduler, RowSource, RunConfig, Warmup};
 use serde_json::Value;
 use std::path::Path;
 use tch::{Device, Kind};
@@ -297,7 +297,11 @@ pub(super) fn tell(data: &Data, model: &Model, mask: &MaskToken, config: &RunCon
     let evaluated = validation.min(config.evaluation.max_rows.map_or(u64::MAX, |rows| rows as u64));
     let of_all = if evaluated < validation { format!(" of {validation}") } else { String::new() };
     let (rows, seq_len) = (data.train.rows(), RowSource::seq_len(&data.train));
-    say!("data: {rows} rows of {seq_len} tokens to train on, {evaluated}{of_all} to evaluate on");
+    let to_evaluate = match config.evaluation.every {
+        Interval::Never => "none".to_owned(),
+        _ => format!("{evaluated}{of_all}"),
+    };
+    say!("data: {rows} rows of {seq_len} tokens to train on, {to_evaluate} to evaluate on");
     if data.train.datasets().len() > 1 {
         for ((dataset, _), share) in data.train.datasets().zip(data.train.rows_per_epoch()) {
             let (folder, stored) = (dataset.folder().display(), dataset.rows());
