@@ -15,7 +15,7 @@ pub(crate) use self::address::{is_remote, path_of, redacted};
 
 use crate::{
     error::{DataError, Result},
-    source::FileFormat,
+    source::Source,
 };
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
@@ -94,13 +94,14 @@ pub(crate) struct RemoteFile {
 }
 
 /// Brings the files here that an address or a pattern of addresses names, by name.
-pub(crate) fn fetch(pattern: &str, format: Option<FileFormat>, remote: &Remote) -> Result<Vec<RemoteFile>> {
+pub(crate) fn fetch(source: &Source, remote: &Remote) -> Result<Vec<RemoteFile>> {
+    let pattern = source.path.as_str();
     let url = address::parse(pattern)?;
     let files = block_on(|| async {
         match url.scheme() {
-            "http" | "https" => web::fetch(&url, remote).await,
-            "hf" => hub::fetch(pattern, format, remote).await,
-            _ => object::fetch(&url, pattern, format, remote).await,
+            "http" | "https" => web::fetch(&url, source, remote).await,
+            "hf" => hub::fetch(source, remote).await,
+            _ => object::fetch(&url, source, remote).await,
         }
     })?;
     if files.is_empty() {

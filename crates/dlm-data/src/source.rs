@@ -14,11 +14,13 @@ mod read;
 mod records;
 mod rows;
 mod schema;
+mod split_names;
 mod survey;
 
 pub(crate) use self::{
     expand::{MATCHING, compile, is_meant, is_pattern},
     rows::all as all_rows,
+    split_names::of_split,
 };
 pub(crate) use self::{mix::Mixture, options::check, quarantine::Quarantine};
 pub use self::{
@@ -180,14 +182,18 @@ struct Found {
 fn find(pipeline: &Pipeline, source: &Source) -> Result<Vec<Found>> {
     let base = &pipeline.base;
     if remote::is_remote(&source.path) {
-        let files = remote::fetch(&source.path, source.format, &pipeline.remote)?;
+        let files = remote::fetch(source, &pipeline.remote)?;
         return Ok(files
             .into_iter()
             .map(|file| Found { path: file.path, name: file.address, is_remote: true })
             .collect());
     }
     let name = |path: &Path| path.strip_prefix(base).unwrap_or(path).to_string_lossy().replace('\\', "/");
-    let files = expand(&source.path, base, source.format)?;
+    let mut files = expand(&source.path, base, source.format)?;
+    if let Some(split) = &source.split {
+        let pattern = base.join(&source.path);
+        files = of_split(files, &pattern.to_string_lossy(), split, PathBuf::clone)?;
+    }
     Ok(files.into_iter().map(|path| Found { name: name(&path), path, is_remote: false }).collect())
 }
 

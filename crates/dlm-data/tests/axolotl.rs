@@ -57,7 +57,7 @@ micro_batch_size: 4
 fn an_alpaca_file_becomes_a_pipeline() {
     let Translation { pipeline, ignored, others } = translated(ALPACA);
     let expected = Pipeline::new()
-        .source("hf://datasets/tatsu-lab/alpaca")
+        .source(Source::new("hf://datasets/tatsu-lab/alpaca").split("train"))
         .shuffle(42)
         .step(Step::Split(dlm_data::SplitStep { validation: 0.05, seed: 42 }))
         .chat(Chat::Alpaca(Alpaca::default()))
@@ -230,17 +230,26 @@ fn a_dataset_on_the_hub_is_told_from_a_file() {
     let path_of = |block: &str| {
         let yaml = format!("base_model: m\ndatasets:\n  - {{type: alpaca, {block}}}\n");
         let pipeline = translate(&yaml, folder.path()).unwrap_or_else(|error| panic!("{error}")).pipeline;
-        pipeline.source.iter().map(|source: &Source| source.path.clone()).collect::<Vec<_>>().join(" ")
+        let place = |source: &Source| {
+            let split = source.split.as_ref().map(|split| format!(":{split}")).unwrap_or_default();
+            format!("{}{split}", source.path)
+        };
+        pipeline.source.iter().map(place).collect::<Vec<_>>().join(" ")
     };
     for (block, path) in [
-        ("path: owner/name", "hf://datasets/owner/name"),
-        ("path: owner/name, revision: v1, name: en", "hf://datasets/owner/name@v1/en"),
-        ("path: owner/name, split: test", "hf://datasets/owner/name/**/*test*"),
+        ("path: owner/name", "hf://datasets/owner/name:train"),
+        ("path: owner/name, revision: v1, name: en", "hf://datasets/owner/name@v1/en:train"),
+        ("path: owner/name, split: test", "hf://datasets/owner/name:test"),
         (
             "path: owner/name, data_files: [a.jsonl, b/c.jsonl]",
             "hf://datasets/owner/name/a.jsonl hf://datasets/owner/name/b/c.jsonl",
         ),
-        ("path: owner/local", "owner/local"),
+        ("path: owner/local", "owner/local:train"),
+        ("path: owner/local, split: validation", "owner/local:validation"),
+        ("path: s3://bucket/folder", "s3://bucket/folder:train"),
+        ("path: s3://bucket/x.jsonl", "s3://bucket/x.jsonl"),
+        ("path: 's3://bucket/*.jsonl'", "s3://bucket/*.jsonl"),
+        ("path: 's3://bucket/*.jsonl', split: test", "s3://bucket/*.jsonl:test"),
         ("path: owner/local, data_files: a.jsonl", "owner/local/a.jsonl"),
         ("path: ./data/x.jsonl", "./data/x.jsonl"),
         ("path: gcs://bucket/x.jsonl", "gs://bucket/x.jsonl"),
@@ -266,7 +275,10 @@ fn what_has_no_equivalent_and_what_is_misspelt_is_refused_with_advice() {
         (with("    type: chat_template\n    train_on_eos: never\n", ""), "`train_on_eos`: unknown variant `never`"),
         (with("    type: {field_instruktion: q}\n", ""), "unknown field `field_instruktion`"),
         (with("    type: alpaca\n    shards: 4\n", ""), "`datasets.shards`: take a share"),
-        (with("    type: alpaca\n    split: test\n", ""), "`split` is `test`, and a file has only"),
+        (
+            with("    type: alpaca\n    split: test\n", ""),
+            "`split` is `test`, and a file is of the split `train` alone",
+        ),
         (with("    type: alpaca\n    split: 'train[10%:]'\n", ""), "such as `train[:1000]`"),
         (with("    type: alpaca\n", "val_set_size: 500\n"), "`val_set_size` is 500, a number of rows"),
         (with("    type: alpaca\n", "excess_length_strategy: keep\n"), "`excess_length_strategy` is `keep`"),

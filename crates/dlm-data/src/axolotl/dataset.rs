@@ -4,11 +4,12 @@ use super::{IgnoredKey, Keys, Shared, on_hub};
 use crate::{
     chat_options::{Alpaca, AlpacaStyle, Chat, Completion, InputOutput, Messages, TrainOnEnd, UserDefined},
     error::{DataError, Result},
+    source::{FileFormat, is_pattern},
     suggest::nearest,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 /// A dataset, translated.
 pub(crate) struct Dataset {
@@ -64,6 +65,9 @@ const KEYS: &[&str] = &[
     "train_on_eot",
     "type",
 ];
+
+/// The split that is trained on where none is named.
+const TRAIN: &str = "train";
 
 /// Kinds of files that may stand in the place of a path.
 const BUILDERS: [&str; 5] = ["json", "csv", "parquet", "arrow", "text"];
@@ -121,21 +125,21 @@ fn sources(keys: &mut Keys, shared: &Shared) -> Result<Vec<Map<String, Value>>> 
         Some(config) => format!("{root}/{config}"),
         None => root,
     };
-    let within = |file: &String| if root.is_empty() { file.clone() } else { format!("{root}/{file}") };
-    let paths = match files {
-        // Files of their own need no folder.
-        Some(files) if is_builder || !shared.base.join(&root).is_dir() && hub.is_none() => files,
-        Some(files) => files.iter().map(within).collect(),
-        // The names of files say which split they belong to, as on the hub.
-        None => match split {
-            Some(split) if hub.is_some() || split != "train" && shared.base.join(&root).is_dir() => {
-                vec![format!("{root}/**/*{split}*")]
+    let (paths, split) = match files {
+        Some(files) => {
+            expect_train(keys, split.as_deref(), "`data_files` are")?;
+            if let Some(limit) = limit.filter(|_| files.len() > 1) {
+                return Err(keys.wrong(&format!(
+                    "`split` asks for the first {limit} rows of several `data_files` together: use the step `limit` of a pipeline, \
+                     or make them a dataset each"
+                )));
             }
-            Some(split) if split != "train" => {
-                return Err(keys.wrong(&format!("`split` is `{split}`, and a file has only the split `train`")));
-            }
-            _ => vec![root.clone()],
-        },
+            (if is_builder { files } else { within(keys, shared, &root, files)? }, None)
+        }
+        None => {
+            let split = split_of(keys, shared, &root, split)?;
+            (vec![root], split)
+        }
     };
     let kind = kind.or(is_builder.then_some(path));
     let source = |path: String| {
@@ -147,10 +151,49 @@ fn sources(keys: &mut Keys, shared: &Shared) -> Result<Vec<Map<String, Value>>> 
         let format = kind.as_ref().filter(|kind| !says_so(kind)).cloned();
         source.insert("path".to_owned(), path.clone().into());
         source.extend(format.map(|format| ("format".to_owned(), format.into())));
+        source.extend(split.clone().map(|split| ("split".to_owned(), split.into())));
         source.extend(limit.map(|limit| ("limit".to_owned(), limit.into())));
         source
     };
     Ok(paths.into_iter().map(source).collect())
+}
+
+/// The places of `data_files` below the path of their dataset.
+fn within(keys: &Keys, shared: &Shared, root: &str, files: Vec<String>) -> Result<Vec<String>> {
+    let is_remote = |path: &str| path.contains("://");
+    if !is_remote(root) && !shared.base.join(root).is_dir() {
+        return Err(keys.wrong(&format!(
+            "`path` is `{root}`, and there is no such folder for its `data_files` to be in: name the folder, or write \
+             `path: json` (or `csv`, `parquet`, `arrow`, `text`) where the files are named in full"
+        )));
+    }
+    let root = root.trim_end_matches('/');
+    let place = |file: String| if is_remote(&file) || file.starts_with('/') { file } else { format!("{root}/{file}") };
+    Ok(files.into_iter().map(place).collect())
+}
+
+/// The split whose files are read, where there is more than one file: of a whole dataset Axolotl takes `train`.
+fn split_of(keys: &Keys, shared: &Shared, root: &str, split: Option<String>) -> Result<Option<String>> {
+    let here = shared.base.join(root);
+    if is_pattern(root) && !here.exists() {
+        return Ok(split);
+    }
+    let is_file = here.is_file() || !here.is_dir() && FileFormat::of(Path::new(root)).is_some();
+    if is_file || root.starts_with("http") {
+        expect_train(keys, split.as_deref(), "a file is")?;
+        return Ok(None);
+    }
+    Ok(Some(split.unwrap_or_else(|| TRAIN.to_owned())))
+}
+
+/// What is named file by file is of the split `train`, whatever the names say, as `datasets` has it.
+fn expect_train(keys: &Keys, split: Option<&str>, what: &str) -> Result<()> {
+    match split {
+        Some(split) if split != TRAIN => {
+            Err(keys.wrong(&format!("`split` is `{split}`, and {what} of the split `train` alone: leave `split` out")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `train[:100]` as the split and the number of rows.

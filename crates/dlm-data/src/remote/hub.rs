@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     error::{DataError, Result},
-    source::{FileFormat, MATCHING, compile, is_meant, is_pattern},
+    source::{FileFormat, MATCHING, Source, compile, is_meant, is_pattern, of_split},
 };
 use hf_hub::{
     Cache, Repo, RepoType,
@@ -180,13 +180,14 @@ fn next_page(headers: &reqwest::header::HeaderMap) -> Option<url::Url> {
 }
 
 /// Brings the files of a data set here: one, those that match a pattern, or the data files of a folder.
-pub(crate) async fn fetch(address: &str, format: Option<FileFormat>, remote: &Remote) -> Result<Vec<RemoteFile>> {
+pub(crate) async fn fetch(source: &Source, remote: &Remote) -> Result<Vec<RemoteFile>> {
+    let (address, format) = (source.path.as_str(), source.format);
     let place = Place::parse(address)?;
     let hub = Hub::new(remote, address)?;
     let names_a_file = !is_pattern(&place.path)
         && !place.path.is_empty()
         && (format.is_some() || FileFormat::of(Path::new(&place.path)).is_some());
-    let paths = if names_a_file {
+    let mut paths = if names_a_file {
         vec![place.path.clone()]
     } else {
         let wanted = compile(&place.path)?;
@@ -204,6 +205,9 @@ pub(crate) async fn fetch(address: &str, format: Option<FileFormat>, remote: &Re
         };
         listed.into_iter().filter(is_wanted).collect()
     };
+    if let Some(split) = source.split.as_ref().filter(|_| !paths.is_empty()) {
+        paths = of_split(paths, &place.path, split, |path| PathBuf::from(path))?;
+    }
     let mut files = Vec::with_capacity(paths.len());
     for path in paths {
         let address = place.address(&path);

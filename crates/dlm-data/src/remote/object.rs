@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     error::{DataError, Result},
-    source::{FileFormat, MATCHING, compile, is_meant, is_pattern},
+    source::{FileFormat, MATCHING, Source, compile, is_meant, is_pattern, of_split},
 };
 use futures::{StreamExt, TryStreamExt};
 use object_store::{
@@ -18,17 +18,13 @@ use std::{error::Error, path::PathBuf, sync::Arc};
 use url::Url;
 
 /// Brings the objects here that an address names: one, those that match a pattern, or the data files of a folder.
-pub(crate) async fn fetch(
-    url: &Url,
-    pattern: &str,
-    format: Option<FileFormat>,
-    remote: &Remote,
-) -> Result<Vec<RemoteFile>> {
+pub(crate) async fn fetch(url: &Url, source: &Source, remote: &Remote) -> Result<Vec<RemoteFile>> {
+    let (pattern, format) = (source.path.as_str(), source.format);
     let unusable = |error: object_store::Error| Failure::lasting(reason(&error)).error(pattern);
     let store = open(url, remote).map_err(unusable)?;
     // The address after the bucket, as it was written: in a pattern, `?` and `[` are no parts of an address.
     let (bucket, key) = split(pattern);
-    let found = if is_pattern(key) {
+    let mut found = if is_pattern(key) {
         let wanted = compile(key)?;
         let before = &key[..key.find(['*', '?', '[']).unwrap_or(key.len())];
         let prefix = before.rfind('/').map_or("", |end| &before[..end]);
@@ -38,6 +34,9 @@ pub(crate) async fn fetch(
     } else {
         object_or_folder(&*store, key, format, pattern, remote).await?
     };
+    if let Some(split) = source.split.as_ref().filter(|_| !found.is_empty()) {
+        found = of_split(found, key, split, |object| PathBuf::from(object.location.to_string()))?;
+    }
     let cache = remote.cache_folder()?;
     let mut files = Vec::with_capacity(found.len());
     for object in found {

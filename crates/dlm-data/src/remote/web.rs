@@ -6,16 +6,22 @@ use super::{
     cache::Entry,
     request::{Failure, client, retrying_at, send},
 };
-use crate::error::Result;
+use crate::{
+    error::Result,
+    source::{Source, of_split},
+};
 use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
 use std::path::PathBuf;
 use url::Url;
 
 /// Brings one file here, unless the server says that the kept one is still the same.
-pub(crate) async fn fetch(url: &Url, remote: &Remote) -> Result<Vec<RemoteFile>> {
+pub(crate) async fn fetch(url: &Url, source: &Source, remote: &Remote) -> Result<Vec<RemoteFile>> {
     let address = redacted(url.as_str());
     let name = path_of(url.as_str());
     let name = name.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("file");
+    if let Some(split) = &source.split {
+        of_split(vec![name.to_owned()], name, split, |name| PathBuf::from(name))?;
+    }
     let entry = Entry::new(&remote.cache_folder()?, url.as_str(), name);
     let path = retrying_at(&address, remote.retry, async || download(url, &entry).await).await?;
     Ok(vec![RemoteFile { path, address }])

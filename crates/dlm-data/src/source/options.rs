@@ -17,6 +17,10 @@ pub struct Source {
     /// How the files hold their rows, where their names do not say so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<FileFormat>,
+    /// Of a folder or pattern only the files of this split, as their names say it: `train`, `validation`, `test`, or another. Where
+    /// no name says anything, all files are of `train`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
     /// How often this source is drawn from, relative to the others'. Either all sources have a weight or none has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
@@ -54,6 +58,12 @@ impl Source {
     #[must_use]
     pub fn chat(self, chat: Chat) -> Self {
         Self { chat: Some(chat), ..self }
+    }
+
+    /// Only the files whose names say that they are of this split; where none says anything, all are of `train`.
+    #[must_use]
+    pub fn split(self, split: impl Into<String>) -> Self {
+        Self { split: Some(split.into()), ..self }
     }
 
     /// Only the first `limit` rows.
@@ -178,6 +188,9 @@ pub(crate) fn check(sources: &[Source]) -> Result<()> {
         }
         if source.limit == Some(0) {
             return wrong("`limit` is 0, and has to be 1 or more".to_owned());
+        }
+        if source.split.as_ref().is_some_and(String::is_empty) {
+            return wrong("`split` is empty".to_owned());
         }
         if source.document == Some(TextDocument::Separator(String::new())) {
             return wrong("`document.separator` is empty".to_owned());
