@@ -132,6 +132,16 @@ impl ChatFormat {
         Ok(Self { columns, kind })
     }
 
+    /// The source of its chat template, wherever that came from: it decides about the rows as the options do.
+    pub(crate) fn template(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Messages(templated) | Kind::PromptCompletion(_, templated) => {
+                templated.template.as_ref().map(ChatTemplate::source)
+            }
+            Kind::Wording(_) | Kind::InputOutput(_) | Kind::Completion(_) => None,
+        }
+    }
+
     /// The columns it looks at, those that exist.
     pub(crate) fn columns(&self) -> Vec<&str> {
         self.columns.iter().map(String::as_str).collect()

@@ -62,8 +62,10 @@ impl Lowering<'_> {
         }
         let base = &self.pipeline.base;
         let format = |chat: &Chat| ChatFormat::new(chat, Arc::clone(&tokenizer), base);
+        let formats = self.chats.iter().map(format).collect::<Result<Vec<_>>>()?;
+        self.templates = formats.iter().map(|format| format.template().map(str::to_owned)).collect();
         self.add(ChatStage {
-            formats: self.chats.iter().map(format).collect::<Result<_>>()?,
+            formats,
             of_source,
             options: self.chats.iter().map(Chat::describe).collect::<Vec<_>>().join("; "),
             input: schema,

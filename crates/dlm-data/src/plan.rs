@@ -87,6 +87,8 @@ pub(crate) struct Plan {
     pub(crate) sources: Arc<Sources>,
     /// Files that decide about the rows and are no source of them.
     pub(crate) reference_files: Vec<SourceFile>,
+    /// The chat template of each format of conversations that has one.
+    pub(crate) templates: Vec<Option<String>>,
     /// What is no error and probably not meant.
     pub(crate) warnings: Vec<String>,
     /// What the steps left of the rows.
@@ -161,6 +163,7 @@ pub(crate) fn lower(pipeline: &Pipeline, resources: &Resources, until: Until) ->
         rows: sources.rows(),
         sources,
         reference_files: lowering.reference_files,
+        templates: lowering.templates,
         warnings: lowering.warnings,
         ledger: lowering.ledger,
         account: lowering.account,
@@ -185,6 +188,7 @@ pub(crate) struct Lowering<'a> {
     pub(crate) account: Arc<Account>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) reference_files: Vec<SourceFile>,
+    pub(crate) templates: Vec<Option<String>>,
     /// What is no error and probably not meant.
     pub(crate) warnings: Vec<String>,
     pub(crate) tokenizer: Option<Arc<Tokenizer>>,
@@ -220,6 +224,7 @@ impl<'a> Lowering<'a> {
             account: Arc::default(),
             ledger: Arc::default(),
             reference_files: Vec::new(),
+            templates: Vec::new(),
             warnings: Vec::new(),
             tokenizer: None,
             pad_id: None,

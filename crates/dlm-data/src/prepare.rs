@@ -119,7 +119,7 @@ pub async fn prepare(
     let fingerprint = source::fingerprint(&[plan.files.as_slice(), &plan.reference_files].concat())?;
     // What the machine may use decides nothing about the bytes.
     let lasting = Pipeline { resources: Limits::default(), ..pipeline.without_secrets() };
-    let (text, hash) = (lasting.to_toml()?, pipeline_hash(&lasting, &tokenizer)?);
+    let (text, hash) = (lasting.to_toml()?, pipeline_hash(&lasting, &tokenizer, &plan.templates)?);
 
     let found = Manifest::find(&folder)?;
     let origin = Origin::new(&hash, &fingerprint);
@@ -204,8 +204,9 @@ fn output_folder(pipeline: &Pipeline, options: &PrepareOptions) -> Result<PathBu
     folder.ok_or_else(|| DataError::pipeline("there is no `[output]`, and no output folder was named"))
 }
 
-/// A number for everything that decides about the bytes: the pipeline without its output folder, and the tokenizer.
-fn pipeline_hash(pipeline: &Pipeline, tokenizer: &Tokenizer) -> Result<String> {
+/// A number for everything that decides about the bytes: the pipeline without its output folder, the tokenizer, and the chat
+/// templates, which may stand in files.
+fn pipeline_hash(pipeline: &Pipeline, tokenizer: &Tokenizer, templates: &[Option<String>]) -> Result<String> {
     let output = pipeline.output.clone().map(|output| Output { path: PathBuf::new(), ..output });
     let text = Pipeline { output, ..pipeline.without_secrets() }.to_toml()?;
     let mut hash = Sha256::new();
@@ -213,6 +214,11 @@ fn pipeline_hash(pipeline: &Pipeline, tokenizer: &Tokenizer) -> Result<String> {
     for (name, content) in tokenizer.files()? {
         hash.update(format!("{name}\0{}\0", content.len()));
         hash.update(content);
+    }
+    for (number, template) in
+        templates.iter().enumerate().filter_map(|(number, template)| Some((number, template.as_ref()?)))
+    {
+        hash.update(format!("template {number}\0{}\0{template}", template.len()));
     }
     Ok(hex(&hash.finalize()))
 }
