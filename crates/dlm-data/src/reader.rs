@@ -158,8 +158,11 @@ impl Reader {
                 Ok(window)
             }
             Err(error) => {
-                // The thread has ended; the next try begins another one where this reader stands.
+                // The thread has ended; the next try begins another one where this reader stands, in the order of that epoch: the
+                // maker here has that of the epoch in which the thread began.
                 self.ahead = None;
+                let WindowMaker { data, config, cursor, .. } = &self.maker;
+                self.maker = WindowMaker::new(data.clone(), *config, *cursor);
                 Err(error)
             }
         }
