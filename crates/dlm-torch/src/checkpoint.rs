@@ -25,8 +25,14 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
+type Function = dyn Fn(&[Tensor]) -> std::result::Result<Vec<Tensor>, TchError>;
+
 /// What is called with detached inputs, once forward and once more backward.
-type Closure = Box<dyn Fn(&[Tensor]) -> std::result::Result<Vec<Tensor>, TchError>>;
+struct Closure {
+    function: Box<Function>,
+    /// How many tensors it has to give.
+    outputs: usize,
+}
 
 /// Calls `closure` on one or two `inputs` and keeps none of its activations: the backward pass calls it again.
 ///
@@ -43,7 +49,7 @@ pub fn checkpoint(
     outputs: usize,
     closure: impl Fn(&[Tensor]) -> std::result::Result<Vec<Tensor>, TchError> + 'static,
 ) -> Result<Vec<Tensor>> {
-    let closure: Box<Closure> = Box::new(Box::new(closure));
+    let closure = Box::new(Closure { function: Box::new(closure), outputs });
     let mut out = vec![std::ptr::null_mut(); outputs];
     // SAFETY: the inputs outlive the call; the C++ side owns the closure from here on and drops it once; on success `out` holds
     // tensors that are ours.
@@ -68,12 +74,16 @@ unsafe extern "C" fn call(
         // SAFETY: as above; each becomes another handle of the same tensor.
         let inputs: Vec<Tensor> =
             inputs.iter().map(|&pointer| unsafe { Tensor::clone_from_ptr(pointer.cast_mut()) }).collect();
-        closure(&inputs).map_err(|error| error.to_string())
+        let outputs = (closure.function)(&inputs).map_err(|error| error.to_string())?;
+        if outputs.len() != closure.outputs {
+            return Err(format!("it gave {} tensors and not {}", outputs.len(), closure.outputs));
+        }
+        Ok(outputs)
     };
     let failure = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(outputs)) => {
             for (i, output) in outputs.iter().enumerate() {
-                // SAFETY: there is a slot for each output; the C++ side frees the new handle.
+                // SAFETY: there is a slot for each output, as many as were counted above; the C++ side frees the new handle.
                 unsafe { *out.add(i) = torch_sys::at_shallow_clone(output.as_ptr().cast_mut()) };
             }
             return 0;
@@ -146,7 +156,25 @@ mod tests {
         let x = Tensor::ones([1, 2], (Kind::Float, Device::Cpu));
         let failed = checkpoint(&[x.shallow_clone()], 1, |x| Ok(vec![x[0].f_matmul(&x[0])?]));
         assert!(failed.unwrap_err().to_string().contains("mat1 and mat2"));
-        let panicked = checkpoint(&[x], 1, |x| Ok(vec![x[7].shallow_clone()]));
+        let panicked = checkpoint(&[x.shallow_clone()], 1, |x| Ok(vec![x[7].shallow_clone()]));
         assert!(panicked.unwrap_err().to_string().contains("it panicked"));
+    }
+
+    #[test]
+    fn another_number_of_outputs_than_was_told_is_an_error_forward_and_backward() {
+        let x = Tensor::ones([1, 2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let of = |x: &[Tensor], count: usize| Ok((0..count).map(|_| &x[0] * 2.0).collect());
+        for (told, given) in [(2, 1), (1, 2), (1, 0), (1, 1000)] {
+            let failed = checkpoint(&[x.shallow_clone()], told, move |x| of(x, given)).unwrap_err().to_string();
+            assert!(failed.ends_with(&format!("it gave {given} tensors and not {told}")), "{failed}");
+        }
+        let calls = Cell::new(0);
+        let changing = move |x: &[Tensor]| {
+            calls.set(calls.get() + 1);
+            of(x, calls.get())
+        };
+        let y = checkpoint(&[x], 1, changing).unwrap().remove(0);
+        let failed = y.sum(Kind::Float).f_backward().unwrap_err().to_string();
+        assert!(failed.contains("it gave 2 tensors and not 1"), "{failed}");
     }
 }
