@@ -35,8 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (level, flags) in X86_64.into_iter().filter(|_| is_x86_64).chain([PLAIN]) {
         let mut build = cc::Build::new();
         build.cpp(true).std("c++17").opt_level(3).debug(false).define("DLM_LEVEL", level).file("src/kernels.cpp");
-        // Sums may be taken in any order, and nobody reads errno; NaN keeps its meaning.
-        for flag in ["-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"] {
+        // Sums that say so may be taken in any order, and nobody reads errno; NaN keeps its meaning.
+        for flag in ["-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fno-signed-zeros"] {
             build.flag(flag);
         }
         build.flags(flags).compile(&format!("dlm_kernels_{level}"));

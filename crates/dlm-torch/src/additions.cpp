@@ -8,10 +8,12 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <torch/version.h>
 
-#include <malloc.h>
-
 #include <exception>
 #include <limits>
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "additions.hpp"
 
@@ -39,6 +41,12 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
                                int64_t chunk_len, bool wants_hidden, bool wants_weight, double smoothing, double z,
                                int64_t forbidden, bool fused) {
     const auto matrix = copy ? *copy : weight;  // [vocab, hidden]
+    TORCH_CHECK(hidden.dim() == 2 && weight.dim() == 2 && hidden.size(1) == weight.size(1) && matrix.sizes() == weight.sizes(),
+                "states of ", hidden.sizes(), " for a weight of ", weight.sizes(), " and a copy of ", matrix.sizes());
+    TORCH_CHECK(matrix.scalar_type() == hidden.scalar_type(), "states in ", hidden.scalar_type(), " for a weight in ",
+                matrix.scalar_type());
+    TORCH_CHECK(targets.dim() == 1 && targets.size(0) == hidden.size(0) && weights.sizes() == targets.sizes(), "targets of ",
+                targets.sizes(), " and weights of ", weights.sizes(), " for ", hidden.size(0), " states");
     const int64_t n = hidden.size(0);
     const bool forbids = forbidden >= 0;
     const double allowed = static_cast<double>(weight.size(0) - (forbids ? 1 : 0));

@@ -276,6 +276,7 @@ pub(crate) fn check(code: c_int, operation: &'static str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::levels::at_every_level;
     use tch::{Device, Kind, Reduction};
 
     const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -288,60 +289,67 @@ mod tests {
 
     #[test]
     fn a_chunked_loss_and_its_gradients_equal_the_plain_ones() {
-        tch::manual_seed(1);
-        let (n, vocab, width) = (37, 101, 16);
-        let hidden = Tensor::randn([n, width], CPU).set_requires_grad(true);
-        let weight = Tensor::randn([vocab, width], CPU).set_requires_grad(true);
-        let targets = Tensor::randint(vocab, [n], (Kind::Int64, Device::Cpu));
-        let weights = Tensor::rand([n], CPU);
+        at_every_level(|| {
+            tch::manual_seed(1);
+            let (n, vocab, width) = (37, 101, 16);
+            let hidden = Tensor::randn([n, width], CPU).set_requires_grad(true);
+            let weight = Tensor::randn([vocab, width], CPU).set_requires_grad(true);
+            let targets = Tensor::randint(vocab, [n], (Kind::Int64, Device::Cpu));
+            let weights = Tensor::rand([n], CPU);
 
-        let logits = hidden.matmul(&weight.tr());
-        let nll = logits.cross_entropy_loss::<Tensor>(&targets, None, Reduction::None, -100, 0.0);
-        let plain = (&nll * &weights).sum(Kind::Float) * 3.0;
-        let expected = Tensor::run_backward(&[&plain], &[&hidden, &weight], false, false);
-        for (chunk_len, is_fused) in [(1, true), (8, true), (1000, true), (8, false)] {
-            let found = cross_entropy(&hidden, &weight, None, &targets, &weights, chunk_len, &PLAIN, is_fused).unwrap();
-            close(&found.nll, &nll, 1e-5);
-            assert_eq!(found.argmax, logits.argmax(1, false));
-            let loss = &found.weighted_sum * 3.0;
-            close(&loss, &plain, 1e-4);
-            let grads = Tensor::run_backward(&[&loss], &[&hidden, &weight], false, false);
-            close(&grads[0], &expected[0], 1e-5);
-            close(&grads[1], &expected[1], 1e-4);
-        }
+            let logits = hidden.matmul(&weight.tr());
+            let nll = logits.cross_entropy_loss::<Tensor>(&targets, None, Reduction::None, -100, 0.0);
+            let plain = (&nll * &weights).sum(Kind::Float) * 3.0;
+            let expected = Tensor::run_backward(&[&plain], &[&hidden, &weight], false, false);
+            for (chunk_len, is_fused) in [(1, true), (8, true), (1000, true), (8, false)] {
+                let found =
+                    cross_entropy(&hidden, &weight, None, &targets, &weights, chunk_len, &PLAIN, is_fused).unwrap();
+                close(&found.nll, &nll, 1e-5);
+                assert_eq!(found.argmax, logits.argmax(1, false));
+                let loss = &found.weighted_sum * 3.0;
+                close(&loss, &plain, 1e-4);
+                let grads = Tensor::run_backward(&[&loss], &[&hidden, &weight], false, false);
+                close(&grads[0], &expected[0], 1e-5);
+                close(&grads[1], &expected[1], 1e-4);
+            }
+        });
     }
 
     #[test]
     fn smoothing_z_loss_and_a_forbidden_token_have_the_loss_and_gradients_of_their_formulas() {
-        tch::manual_seed(2);
-        let (n, vocab, width, forbidden) = (9, 23, 8, 4i64);
-        let hidden = Tensor::randn([n, width], CPU).set_requires_grad(true);
-        let weight = Tensor::randn([vocab, width], CPU).set_requires_grad(true);
-        let targets = Tensor::randint(3, [n], (Kind::Int64, Device::Cpu));
-        let weights = Tensor::rand([n], CPU);
-        let kept: Vec<i64> = (0..vocab).filter(|&v| v != forbidden).collect();
-        for (label_smoothing, z_loss, is_forbidden) in
-            [(0.2, 0.0, false), (0.0, 0.3, false), (0.0, 0.0, true), (0.2, 0.3, true)]
-        {
-            let logits = hidden.matmul(&weight.tr());
-            let logits = if is_forbidden { logits.index_select(1, &Tensor::from_slice(&kept)) } else { logits };
-            let log_sum = logits.logsumexp([1i64].as_slice(), false);
-            // Targets are below the forbidden token, so their column is the same without it.
-            let nll = &log_sum - logits.gather(1, &targets.unsqueeze(1), false).squeeze_dim(1);
-            let mean = &log_sum - logits.mean_dim([1i64].as_slice(), false, Kind::Float);
-            let loss = &nll * (1.0 - label_smoothing) + mean * label_smoothing + log_sum.square() * z_loss;
-            let plain = (loss * &weights).sum(Kind::Float);
-            let expected = Tensor::run_backward(&[&plain], &[&hidden, &weight], false, false);
-            let options = CrossEntropyOptions { label_smoothing, z_loss, forbidden: is_forbidden.then_some(forbidden) };
-            for is_fused in [true, false] {
-                let found = cross_entropy(&hidden, &weight, None, &targets, &weights, 4, &options, is_fused).unwrap();
-                close(&found.weighted_sum, &plain, 1e-4);
-                close(&found.nll, &nll, 1e-5);
-                let grads = Tensor::run_backward(&[&found.weighted_sum], &[&hidden, &weight], false, false);
-                close(&grads[0], &expected[0], 1e-4);
-                close(&grads[1], &expected[1], 1e-4);
+        at_every_level(|| {
+            tch::manual_seed(2);
+            let (n, vocab, width, forbidden) = (9, 23, 8, 4i64);
+            let hidden = Tensor::randn([n, width], CPU).set_requires_grad(true);
+            let weight = Tensor::randn([vocab, width], CPU).set_requires_grad(true);
+            let targets = Tensor::randint(3, [n], (Kind::Int64, Device::Cpu));
+            let weights = Tensor::rand([n], CPU);
+            let kept: Vec<i64> = (0..vocab).filter(|&v| v != forbidden).collect();
+            for (label_smoothing, z_loss, is_forbidden) in
+                [(0.2, 0.0, false), (0.0, 0.3, false), (0.0, 0.0, true), (0.2, 0.3, true)]
+            {
+                let logits = hidden.matmul(&weight.tr());
+                let logits = if is_forbidden { logits.index_select(1, &Tensor::from_slice(&kept)) } else { logits };
+                let log_sum = logits.logsumexp([1i64].as_slice(), false);
+                // Targets are below the forbidden token, so their column is the same without it.
+                let nll = &log_sum - logits.gather(1, &targets.unsqueeze(1), false).squeeze_dim(1);
+                let mean = &log_sum - logits.mean_dim([1i64].as_slice(), false, Kind::Float);
+                let loss = &nll * (1.0 - label_smoothing) + mean * label_smoothing + log_sum.square() * z_loss;
+                let plain = (loss * &weights).sum(Kind::Float);
+                let expected = Tensor::run_backward(&[&plain], &[&hidden, &weight], false, false);
+                let options =
+                    CrossEntropyOptions { label_smoothing, z_loss, forbidden: is_forbidden.then_some(forbidden) };
+                for is_fused in [true, false] {
+                    let found =
+                        cross_entropy(&hidden, &weight, None, &targets, &weights, 4, &options, is_fused).unwrap();
+                    close(&found.weighted_sum, &plain, 1e-4);
+                    close(&found.nll, &nll, 1e-5);
+                    let grads = Tensor::run_backward(&[&found.weighted_sum], &[&hidden, &weight], false, false);
+                    close(&grads[0], &expected[0], 1e-4);
+                    close(&grads[1], &expected[1], 1e-4);
+                }
             }
-        }
+        });
     }
 
     #[test]
@@ -372,22 +380,24 @@ mod tests {
 
     #[test]
     fn a_float32_weight_with_a_bfloat16_copy_gets_a_float32_gradient_near_the_exact_one() {
-        tch::manual_seed(3);
-        let hidden = Tensor::randn([40, 16], CPU).to_kind(Kind::BFloat16).set_requires_grad(true);
-        let weight = Tensor::randn([101, 16], CPU).set_requires_grad(true);
-        let copy = weight.detach().to_kind(Kind::BFloat16);
-        let targets = Tensor::randint(101, [40], (Kind::Int64, Device::Cpu));
-        let weights = Tensor::rand([40], CPU);
-        let found = linear_cross_entropy(&hidden, &weight, Some(&copy), &targets, &weights, 8, &PLAIN).unwrap();
-        let grads = Tensor::run_backward(&[&found.weighted_sum], &[&hidden, &weight], false, false);
-        assert_eq!((grads[0].kind(), grads[1].kind()), (Kind::BFloat16, Kind::Float));
-        let exact_hidden = hidden.detach().to_kind(Kind::Float).set_requires_grad(true);
-        let exact = linear_cross_entropy(&exact_hidden, &weight, None, &targets, &weights, 8, &PLAIN).unwrap();
-        let expected = Tensor::run_backward(&[&exact.weighted_sum], &[&exact_hidden, &weight], false, false);
-        for (found, expected) in grads.iter().zip(&expected) {
-            let error = (found - expected).norm().double_value(&[]) / expected.norm().double_value(&[]);
-            assert!(error < 0.02, "{error}");
-        }
+        at_every_level(|| {
+            tch::manual_seed(3);
+            let hidden = Tensor::randn([40, 16], CPU).to_kind(Kind::BFloat16).set_requires_grad(true);
+            let weight = Tensor::randn([101, 16], CPU).set_requires_grad(true);
+            let copy = weight.detach().to_kind(Kind::BFloat16);
+            let targets = Tensor::randint(101, [40], (Kind::Int64, Device::Cpu));
+            let weights = Tensor::rand([40], CPU);
+            let found = linear_cross_entropy(&hidden, &weight, Some(&copy), &targets, &weights, 8, &PLAIN).unwrap();
+            let grads = Tensor::run_backward(&[&found.weighted_sum], &[&hidden, &weight], false, false);
+            assert_eq!((grads[0].kind(), grads[1].kind()), (Kind::BFloat16, Kind::Float));
+            let exact_hidden = hidden.detach().to_kind(Kind::Float).set_requires_grad(true);
+            let exact = linear_cross_entropy(&exact_hidden, &weight, None, &targets, &weights, 8, &PLAIN).unwrap();
+            let expected = Tensor::run_backward(&[&exact.weighted_sum], &[&exact_hidden, &weight], false, false);
+            for (found, expected) in grads.iter().zip(&expected) {
+                let error = (found - expected).norm().double_value(&[]) / expected.norm().double_value(&[]);
+                assert!(error < 0.02, "{error}");
+            }
+        });
     }
 
     #[test]
@@ -403,6 +413,31 @@ mod tests {
             &PLAIN,
         );
         assert!(matches!(scores, Err(TorchError::Libtorch { operation: "linear_cross_entropy", .. })));
+    }
+
+    #[test]
+    fn a_copy_of_another_shape_or_kind_and_lists_of_another_length_are_errors() {
+        let loss = |weight: &[i64], copy: Option<Tensor>, targets: i64, weights: i64| {
+            let hidden = Tensor::ones([4, 2], CPU).set_requires_grad(true);
+            let weight = Tensor::ones(weight, CPU).set_requires_grad(true);
+            let (targets, weights) =
+                (Tensor::zeros([targets], (Kind::Int64, Device::Cpu)), Tensor::ones([weights], CPU));
+            [true, false].map(|is_fused| {
+                cross_entropy(&hidden, &weight, copy.as_ref(), &targets, &weights, 8, &PLAIN, is_fused).is_ok()
+            })
+        };
+        let copy = |shape: &[i64], kind: Kind| Some(Tensor::ones(shape, CPU).to_kind(kind));
+        assert_eq!(loss(&[3, 2], copy(&[3, 2], Kind::Float), 4, 4), [true; 2]);
+        for shape in [[2, 2], [4, 2], [3, 1], [1, 2]] {
+            assert_eq!(loss(&[3, 2], copy(&shape, Kind::Float), 4, 4), [false; 2], "{shape:?}");
+        }
+        for kind in [Kind::BFloat16, Kind::Double, Kind::Int64] {
+            assert_eq!(loss(&[3, 2], copy(&[3, 2], kind), 4, 4), [false; 2], "{kind:?}");
+        }
+        assert_eq!(loss(&[3, 1], None, 4, 4), [false; 2]);
+        for (targets, weights) in [(5, 4), (3, 4), (4, 5), (4, 1)] {
+            assert_eq!(loss(&[3, 2], None, targets, weights), [false; 2], "{targets} and {weights}");
+        }
     }
 
     #[test]

@@ -94,7 +94,10 @@ struct Rotate : torch::autograd::Function<Rotate> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& tokens, const at::Tensor& cos, const at::Tensor& sin,
                                int64_t batch, int64_t heads, int64_t kv_heads) {
     expect_cpu(tokens);
+    TORCH_CHECK(tokens.dim() == 2 && batch >= 0 && heads > 0 && kv_heads > 0 && tokens.size(1) % (heads + 2 * kv_heads) == 0,
+                tokens.sizes(), " are no ", batch, " rows of tokens with ", heads, " heads over ", kv_heads);
     const int64_t n = tokens.size(0), seq_len = batch ? n / batch : 0, dim = tokens.size(1) / (heads + 2 * kv_heads);
+    TORCH_CHECK(n == batch * seq_len, n, " tokens are no ", batch, " equally long rows");
     TORCH_CHECK(cos.dim() == 2 && cos.sizes() == sin.sizes() && cos.size(1) * 2 == dim && cos.scalar_type() == at::kFloat &&
                     (n == 0 || (cos.size(0) > 0 && n % cos.size(0) == 0)),
                 "angles of ", cos.sizes(), " for ", n, " tokens of heads of ", dim);
@@ -146,6 +149,9 @@ struct Linears : torch::autograd::Function<Linears> {
     if (second) weights.push_back(*second);
     if (third) weights.push_back(*third);
     auto joint = copy ? *copy : joined(weights);
+    int64_t rows = 0;
+    for (const auto& weight : weights) rows += weight.size(0);
+    TORCH_CHECK(!copy || (copy->dim() == 2 && copy->size(0) == rows), "a copy of ", copy->sizes(), " for ", rows, " rows");
     if (!joint.defined()) joint = at::cat(weights);
     variable_list saved{x};
     saved.insert(saved.end(), weights.begin(), weights.end());
@@ -206,12 +212,16 @@ struct Attention : torch::autograd::Function<Attention> {
     return part.reshape({part.size(0) * x.size(1), part.size(2), x.size(3)});
   }
 
+  // Rows of queries that are multiplied with all keys at once.
+  static int64_t chunk_of(int64_t queries, int64_t keys) {
+    return queries * keys <= kScores ? queries : std::min(queries, std::max<int64_t>(64, kScores / keys));
+  }
+
   // body(rows of the batch, rows of queries) for chunks of few scores.
   template <typename Body>
   static void chunked(int64_t batch, int64_t queries, int64_t keys, Body body) {
-    const int64_t each = queries * keys;
+    const int64_t each = queries * keys, of_queries = chunk_of(queries, keys);
     const int64_t of_batch = std::max<int64_t>(1, each > 0 ? kScores / each : batch);
-    const int64_t of_queries = of_batch > 1 || each <= kScores ? queries : std::max<int64_t>(64, kScores / keys);
     for (int64_t b = 0; b < batch; b += of_batch) {
       for (int64_t q = 0; q < queries; q += of_queries) {
         body(b, std::min(of_batch, batch - b), q, std::min(of_queries, queries - q));
@@ -222,6 +232,9 @@ struct Attention : torch::autograd::Function<Attention> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const std::optional<at::Tensor>& given) {
     expect_cpu(q);
+    TORCH_CHECK(q.dim() == 4 && k.dim() == 4 && k.sizes() == v.sizes() && q.size(0) == k.size(0) && q.size(2) == k.size(2) &&
+                    q.size(3) == k.size(3) && q.size(3) > 0 && k.size(1) > 0 && q.size(1) % k.size(1) == 0,
+                "queries of ", q.sizes(), " for keys of ", k.sizes(), " and values of ", v.sizes());
     const auto table = given ? *given : at::Tensor();
     const int64_t batch = q.size(0), heads = q.size(1), seq_len = q.size(2), dim = q.size(3), kv_heads = k.size(1);
     const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
@@ -263,7 +276,7 @@ struct Attention : torch::autograd::Function<Attention> {
     auto log_sums = ctx->saved_data["log_sums"].toTensorVector();
     auto pieces = pieces_of(table, seq_len);
     auto grad_out = grads[0].view({batch, seq_len, heads, dim}).transpose(1, 2);
-    // Pieces may share keys: what they add up to is added in float32.
+    // Pieces may share keys, and so do chunks of a piece: what they add up to is added in float32.
     at::Tensor grad_q, grad_k, grad_v;
     if (table.defined()) {
       grad_q = at::zeros_like(q);
@@ -272,10 +285,25 @@ struct Attention : torch::autograd::Function<Attention> {
     }
     for (size_t i = 0; i < pieces.size(); ++i) {
       const auto& piece = pieces[i];
+      if (table.defined() && (piece.queries == 0 || piece.keys + piece.mores == 0)) continue;
       auto query = queries(q, piece, kv_heads), key = keys(k, piece), value = keys(v, piece);
       auto grad = queries(grad_out, piece, kv_heads).contiguous();
       const int64_t n = query.size(0), rows = query.size(1), width = key.size(1);
-      auto of_query = at::empty_like(query), of_key = at::empty_like(key), of_value = at::empty_like(value);
+      const bool is_divided = chunk_of(rows, width) < rows;
+      const auto of_sum = key.options().dtype(is_divided ? at::kFloat : key.scalar_type());
+      auto of_query = at::empty_like(query), of_key = at::empty(key.sizes(), of_sum), of_value = at::empty(key.sizes(), of_sum);
+      // What the first chunk writes and the others add to.
+      auto add_product = [](const at::Tensor& sum, const at::Tensor& a, const at::Tensor& b, bool is_first) {
+        if (is_first && sum.scalar_type() == a.scalar_type()) {
+          at::bmm_out(const_cast<at::Tensor&>(sum), a, b);
+        } else if (is_first) {
+          sum.copy_(at::bmm(a, b));
+        } else if (sum.scalar_type() == a.scalar_type()) {
+          sum.baddbmm_(a, b);
+        } else {
+          sum.add_(at::bmm(a, b));
+        }
+      };
       chunked(n, rows, width, [&](int64_t b, int64_t len, int64_t first, int64_t count) {
         auto chunk = [&](const at::Tensor& x) { return x.narrow(0, b, len).narrow(1, first, count); };
         auto whole = [&](const at::Tensor& x) { return x.narrow(0, b, len); };
@@ -286,17 +314,14 @@ struct Attention : torch::autograd::Function<Attention> {
           kernels().softmax_backward(begin, end, width, kind_of(scores), scale, scores.data_ptr(),
                                      sums.const_data_ptr<float>(), grad_p.data_ptr());
         });
-        auto to_query = chunk(of_query), to_key = whole(of_key), to_value = whole(of_value);
+        auto to_query = chunk(of_query);
         at::bmm_out(to_query, grad_p, whole(key));
-        if (first == 0) {
-          at::bmm_out(to_key, grad_p.transpose(1, 2), chunk(query));
-          at::bmm_out(to_value, scores.transpose(1, 2), chunk(grad));
-        } else {
-          to_key.baddbmm_(grad_p.transpose(1, 2), chunk(query));
-          to_value.baddbmm_(scores.transpose(1, 2), chunk(grad));
-        }
+        add_product(whole(of_key), grad_p.transpose(1, 2), chunk(query), first == 0);
+        add_product(whole(of_value), scores.transpose(1, 2), chunk(grad), first == 0);
       });
-      if (!table.defined()) return {of_query.view_as(q), of_key.view_as(k), of_value.view_as(v), at::Tensor()};
+      if (!table.defined()) {
+        return {of_query.view_as(q), of_key.to(k.scalar_type()).view_as(k), of_value.to(v.scalar_type()).view_as(v), at::Tensor()};
+      }
       auto row = [&](const at::Tensor& x) { return piece.row < 0 ? x : x.narrow(0, piece.row, 1); };
       auto to = row(grad_q).narrow(2, piece.query, piece.queries);
       to.copy_(of_query.view(to.sizes()));
@@ -350,7 +375,10 @@ int dlm_linears(const at::Tensor* x, const at::Tensor* const* weights, size_t co
 // 1 where the weights lie behind each other in memory, else 0; -1 on failure.
 int dlm_lie_joined(const at::Tensor* const* weights, size_t count) {
   int found = 0;
-  return guarded([&] { found = joined(list(weights, count)).defined(); }) ? -1 : found;
+  return guarded([&] {
+           TORCH_CHECK(count > 0, "no matrices");
+           found = joined(list(weights, count)).defined();
+         }) ? -1 : found;
 }
 
 int dlm_attention(const at::Tensor* q, const at::Tensor* k, const at::Tensor* v, const at::Tensor* pieces, at::Tensor** out) {

@@ -158,7 +158,7 @@ pub fn linears(x: &Tensor, weights: &[Tensor], copy: Option<&Tensor>) -> Result<
 /// Whether matrices lie behind each other in one piece of memory.
 ///
 /// # Errors
-/// [`TorchError::Libtorch`](crate::TorchError::Libtorch) for tensors that are no matrices.
+/// [`TorchError::Libtorch`](crate::TorchError::Libtorch) for no tensors, and for some that are no matrices.
 pub fn lie_joined(weights: &[Tensor]) -> Result<bool> {
     let weights = pointers(weights);
     // SAFETY: the tensors outlive the call.
@@ -235,7 +235,7 @@ mod plain {
         kv_heads: i64,
     ) -> Result<[Tensor; 3]> {
         let fail = failed("rotate");
-        let dim = tokens.size()[1] / (heads + 2 * kv_heads);
+        let dim = tokens.size()[1] / (heads + 2 * kv_heads).max(1);
         let seq_len = tokens.size()[0] / batch.max(1);
         let all = tokens.f_view([batch, seq_len, heads + 2 * kv_heads, dim]).map_err(&fail)?.transpose(1, 2);
         let turn = |first: i64, count: i64| -> std::result::Result<Tensor, TchError> {
@@ -260,164 +260,4 @@ mod plain {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
-
-    fn random(shape: &[i64], kind: Kind) -> Tensor {
-        Tensor::randn(shape, CPU).to_kind(kind).set_requires_grad(true)
-    }
-
-    /// Largest difference as a share of the largest number.
-    fn expect_close(found: &Tensor, expected: &Tensor, tolerance: f64, what: &str) {
-        assert_eq!(found.size(), expected.size(), "{what}");
-        let [found, expected] = [found, expected].map(|x| x.detach().to_kind(Kind::Double));
-        let error = ((found - &expected).abs().max() / expected.abs().max().clamp_min(1e-6)).double_value(&[]);
-        assert!(error <= tolerance, "{what}: differs by {error:e}");
-    }
-
-    /// Values and gradients, given random gradients of the values.
-    fn expect_equal(found: &[Tensor], expected: &[Tensor], inputs: &[&Tensor], tolerance: f64) {
-        for (i, (a, b)) in found.iter().zip(expected).enumerate() {
-            assert_eq!(a.kind(), b.kind());
-            expect_close(a, b, tolerance, &format!("value {i}"));
-        }
-        let weights: Vec<Tensor> = expected.iter().map(|x| Tensor::randn(x.size(), CPU)).collect();
-        let loss = |values: &[Tensor]| {
-            let sums = values.iter().zip(&weights).map(|(x, w)| (x * w).sum(Kind::Float));
-            sums.reduce(|a, b| a + b).unwrap()
-        };
-        let grads = |values: &[Tensor]| Tensor::run_backward(&[loss(values)], inputs, false, false);
-        for (i, (a, b)) in grads(found).iter().zip(&grads(expected)).enumerate() {
-            assert_eq!(a.kind(), b.kind());
-            expect_close(a, b, 2.0 * tolerance, &format!("gradient {i}"));
-        }
-    }
-
-    fn tolerance(kind: Kind) -> f64 {
-        if kind == Kind::Float { 2e-6 } else { 2e-2 }
-    }
-
-    #[test]
-    fn a_norm_of_a_sum_equals_the_chain_of_operators_in_every_mix_of_kinds() {
-        tch::manual_seed(1);
-        let mixes = [
-            (Kind::Float, Kind::Float, Kind::Float),
-            (Kind::Float, Kind::BFloat16, Kind::Float),
-            (Kind::BFloat16, Kind::BFloat16, Kind::Float),
-            (Kind::BFloat16, Kind::BFloat16, Kind::BFloat16),
-        ];
-        for (sum_kind, kind, weight_kind) in mixes {
-            let (x, delta, weight) = (random(&[50, 70], sum_kind), random(&[50, 70], kind), random(&[70], weight_kind));
-            let both = |normed: Normed| [normed.sum, normed.normed];
-            let found = both(norm(&x, Some(&delta), &weight, 1e-5, kind).unwrap());
-            let expected = both(plain::norm(&x, Some(&delta), &weight, 1e-5, kind).unwrap());
-            expect_equal(&found, &expected, &[&x, &delta, &weight], tolerance(kind));
-            let found = norm(&x, None, &weight, 1e-5, kind).unwrap().normed;
-            let expected = plain::norm(&x, None, &weight, 1e-5, kind).unwrap().normed;
-            expect_equal(&[found], &[expected], &[&x, &weight], tolerance(kind));
-        }
-        assert!(norm(&random(&[2, 3], Kind::Float), None, &random(&[4], Kind::Float), 1e-5, Kind::Float).is_err());
-    }
-
-    #[test]
-    fn swiglu_equals_the_chain_of_operators() {
-        tch::manual_seed(2);
-        for kind in [Kind::Float, Kind::BFloat16] {
-            let x = random(&[40, 2 * 33], kind);
-            expect_equal(&[swiglu(&x).unwrap()], &[plain::swiglu(&x).unwrap()], &[&x], tolerance(kind));
-        }
-        // Where the sigmoid saturates there is neither infinity nor NaN.
-        let far = Tensor::from_slice(&[-200f32, 200.0, 1.0, 1.0]).view([1, 4]);
-        let found = swiglu(&far).unwrap();
-        assert!(found.double_value(&[0, 0]).abs() < 1e-30 && found.double_value(&[0, 1]) == 200.0);
-        let nan = Tensor::from_slice(&[f32::NAN, 1.0]).view([1, 2]);
-        assert!(swiglu(&nan).unwrap().double_value(&[0, 0]).is_nan());
-    }
-
-    #[test]
-    fn turning_equals_the_chain_of_operators_for_common_and_for_own_positions() {
-        tch::manual_seed(3);
-        let (batch, seq_len, heads, kv_heads, dim) = (3, 20, 6, 2, 8);
-        for kind in [Kind::Float, Kind::BFloat16] {
-            for positions in [seq_len, batch * seq_len] {
-                let angles = Tensor::randn([positions, dim / 2], CPU);
-                let angles = Angles { cos: angles.cos(), sin: angles.sin() };
-                let tokens = random(&[batch * seq_len, (heads + 2 * kv_heads) * dim], kind);
-                let found = rotate(&tokens, &angles, batch, heads, kv_heads).unwrap();
-                let expected = plain::rotate(&tokens, &angles, batch, heads, kv_heads).unwrap();
-                expect_equal(&found, &expected, &[&tokens], tolerance(kind));
-            }
-        }
-    }
-
-    #[test]
-    fn joined_maps_equal_maps_one_by_one_and_float32_weights_get_float32_gradients() {
-        tch::manual_seed(4);
-        let whole = Tensor::randn([12, 16], CPU);
-        let parts = |whole: &Tensor| [(0, 6), (6, 4), (10, 2)].map(|(at, rows)| whole.narrow(0, at, rows));
-        let joined = parts(&whole).map(|part| part.detach().set_requires_grad(true));
-        let apart = parts(&whole).map(|part| part.detach().copy().set_requires_grad(true));
-        assert!(lie_joined(&joined).unwrap() && !lie_joined(&apart).unwrap());
-        let x = random(&[9, 16], Kind::Float);
-        let expected = |x: &Tensor, weights: &[Tensor]| {
-            Tensor::cat(&weights.iter().map(|w| x.matmul(&w.tr().to_kind(x.kind()))).collect::<Vec<_>>(), 1)
-        };
-        for weights in [&joined, &apart] {
-            let inputs: Vec<&Tensor> = std::iter::once(&x).chain(weights).collect();
-            expect_equal(&[linears(&x, weights, None).unwrap()], &[expected(&x, weights)], &inputs, 1e-5);
-        }
-        let (half, copy) = (random(&[9, 16], Kind::BFloat16), whole.to_kind(Kind::BFloat16));
-        let inputs: Vec<&Tensor> = std::iter::once(&half).chain(&joined).collect();
-        expect_equal(&[linears(&half, &joined, Some(&copy)).unwrap()], &[expected(&half, &joined)], &inputs, 2e-2);
-    }
-
-    fn heads(kind: Kind, seq_len: i64) -> [Tensor; 3] {
-        [6, 2, 2].map(|heads| random(&[3, heads, seq_len, 16], kind))
-    }
-
-    #[test]
-    fn attention_equals_libtorchs() {
-        tch::manual_seed(5);
-        // The last is longer than the scores that are held at once.
-        for (kind, seq_len) in [(Kind::Float, 40), (Kind::BFloat16, 40), (Kind::Float, 1500)] {
-            let [q, k, v] = heads(kind, seq_len);
-            let (found, expected) = (attention(&q, &k, &v, None).unwrap(), plain::attention(&q, &k, &v, None).unwrap());
-            let tolerance = if kind == Kind::Float { 2e-5 } else { 3e-2 };
-            expect_equal(&[found], &[expected], &[&q, &k, &v], tolerance);
-        }
-    }
-
-    #[test]
-    fn pieces_of_attention_equal_a_mask_and_tokens_outside_get_zero() {
-        tch::manual_seed(6);
-        // Row 0: two documents and two tokens of padding. Rows 1 and 2 by one piece with two ranges of keys each.
-        let pieces = [
-            [0, 0, 5, 0, 5, 0, 0],
-            [0, 5, 3, 5, 3, 0, 0],
-            [1, 0, 10, 0, 2, 6, 4],
-            [2, 2, 4, 2, 4, 8, 2],
-            [2, 6, 4, 0, 10, 0, 0],
-        ];
-        let mask = Tensor::zeros([3, 1, 10, 10], (Kind::Bool, Device::Cpu));
-        for [row, query, queries, key, keys, more, mores] in pieces {
-            for (key, keys) in [(key, keys), (more, mores)] {
-                let _ = mask.get(row).narrow(1, query, queries).narrow(2, key, keys).fill_(1);
-            }
-        }
-        let table = Tensor::from_slice(&pieces.concat()).view([5, 7]);
-        for kind in [Kind::Float, Kind::BFloat16] {
-            let [q, k, v] = heads(kind, 10);
-            let found = attention(&q, &k, &v, Some(&table)).unwrap();
-            // Rows without a key are no rows of a softmax.
-            let seen = mask.any_dim(3, false).squeeze_dim(1).unsqueeze(2); // [batch, seq_len, 1]
-            let expected = plain::attention(&q, &k, &v, Some(&mask))
-                .unwrap()
-                .where_self(&seen, &Tensor::zeros([1], (kind, Device::Cpu)));
-            assert_eq!(found.get(0).narrow(0, 8, 2).abs().max().double_value(&[]), 0.0);
-            let tolerance = if kind == Kind::Float { 1e-5 } else { 3e-2 };
-            expect_equal(&[found], &[expected], &[&q, &k, &v], tolerance);
-        }
-    }
-}
+mod tests;

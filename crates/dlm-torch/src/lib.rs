@@ -1,4 +1,4 @@
-//! What [`tch`] lacks and a training step needs, as a small C++ file compiled against libtorch's headers.
+//! What [`tch`] lacks and a training step needs, as five small C++ files compiled against libtorch's headers.
 //!
 //! - [`linear_cross_entropy`]: the loss of a language model's head without its logits;
 //! - [`norm`], [`rotate`], [`swiglu`], [`attention`], [`linears`]: the parts of a transformer's block, each in as few passes over
@@ -27,6 +27,8 @@ mod additions;
 mod checkpoint;
 mod error;
 mod fused;
+#[cfg(test)]
+mod levels;
 
 pub use additions::{
     AdamWStep, CrossEntropyOptions, LinearCrossEntropy, chunk_rows, clear_gradients, clip_grad_norm, fused_adamw,

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <vector>
 
 #include "kernels.hpp"
 
@@ -24,18 +25,31 @@ namespace plain {
 extern const Kernels table;
 }
 
-const Kernels& kernels() {
+namespace {
+
+// The levels that the processor has, the best first.
+const std::vector<const Kernels*>& levels() {
+  static const std::vector<const Kernels*> all = [] {
+    std::vector<const Kernels*> found;
 #if defined(__x86_64__)
-  static const Kernels& best = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
-                                   ? avx512::table
-                               : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? avx2::table
-                                                                                                   : plain::table;
-  return best;
-#else
-  return plain::table;
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      found.push_back(&avx512::table);
+    }
+    if (has_avx2) found.push_back(&avx2::table);
 #endif
+    found.push_back(&plain::table);
+    return found;
+  }();
+  return all;
 }
+
+std::atomic<size_t> chosen{0};
+
+}  // namespace
+
+const Kernels& kernels() { return *levels()[chosen.load(std::memory_order_relaxed)]; }
 
 namespace {
 
@@ -81,3 +95,10 @@ void parallel(int64_t items, int64_t grain, const std::function<void(int64_t, in
 }
 
 }  // namespace dlm
+
+// For tests: the whole process computes on the level of that number from now on, 0 the best; false where there is none.
+extern "C" bool dlm_use_kernels(size_t level) {
+  if (level >= dlm::levels().size()) return false;
+  dlm::chosen.store(level, std::memory_order_relaxed);
+  return true;
+}
