@@ -83,5 +83,5 @@ for _ in sys.stdin:
     optimizer.step()
     elapsed_s = time.perf_counter() - started
     masked, _ = trainer.metrics["num_masked_tokens"]
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # it counts KiB
     print(json.dumps({"elapsed_s": elapsed_s, "masked": masked, "peak_mb": peak_mb, "loss": loss.item()}), flush=True)
