@@ -135,6 +135,32 @@ fn damaged_prepared_data_is_named() {
 }
 
 #[test]
+fn a_page_for_a_folder_that_is_not_there_is_refused_and_makes_none() {
+    let scratch = with_rows("");
+    scratch.succeed(&["data", "prepare", "pipeline.toml"]);
+    scratch.refuse(
+        &["data", "inspect", "data", "--html", "absent/page.html"],
+        FAILED,
+        &["absent/page.html", "no such"],
+    );
+    assert!(!scratch.path("absent").exists());
+    scratch.succeed(&["data", "inspect", "data", "--html", "page.html"]);
+    assert!(scratch.path("page.html").exists());
+}
+
+#[test]
+fn what_a_damaged_shard_keeps_from_being_checked_is_said() {
+    let scratch = with_rows("[[step]]\nsplit = { validation = 0.3 }");
+    scratch.succeed(&["data", "prepare", "pipeline.toml"]);
+    scratch.write("data/train/00000.parquet", b"none");
+    let finished = scratch.run(&["data", "validate", "data"]);
+    assert!(
+        finished.stdout.contains("not checked: whether a document stands on both sides of the split"),
+        "{finished:?}"
+    );
+}
+
+#[test]
 fn a_truncated_checkpoint_is_named() {
     let scratch = Scratch::new(DLM);
     copy_model(&scratch, "model");

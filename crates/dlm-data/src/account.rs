@@ -3,14 +3,15 @@
 //! Steps run ahead of one another and on several threads, and a killed preparation goes on in the middle. So what happens to a
 //! numbered document is noted under its number, and the sums up to a number are the same whenever they are taken.
 
-use crate::{manifest::TokenAccount, number::NUMBER};
+use crate::{error::DataError, manifest::TokenAccount, number::NUMBER, source::Entry};
 use datafusion::arrow::{
-    array::{AsArray, RecordBatch},
+    array::{AsArray, BooleanArray, RecordBatch},
+    compute::filter_record_batch,
     datatypes::Int64Type,
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -21,6 +22,8 @@ use std::{
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     ledger: Mutex<Ledger>,
+    /// What options ask for that rows may have or not.
+    expected: Mutex<BTreeSet<String>>,
     documents: AtomicU64,
     tokens: AtomicU64,
 }
@@ -42,6 +45,9 @@ enum Event {
     Tokenized { tokens: u64 },
     Dropped { reason: &'static str, tokens: u64 },
     Added { reason: &'static str, tokens: u64 },
+    Ignored { field: String, messages: u64 },
+    Seen { what: String },
+    LeftOut { entry: Entry },
 }
 
 /// Sums over documents.
@@ -55,9 +61,57 @@ pub(crate) struct Totals {
     pub(crate) dropped_tokens: BTreeMap<String, u64>,
     /// Tokens that steps behind `tokenize` added, by reason.
     pub(crate) added_tokens: BTreeMap<String, u64>,
+    /// Messages with something in a field that the chat template leaves out, by the field.
+    #[serde(default)]
+    pub(crate) ignored_fields: BTreeMap<String, u64>,
+    /// What options ask for and rows have.
+    #[serde(default)]
+    pub(crate) seen: BTreeSet<String>,
+    /// Rows that could not be used and were left out.
+    #[serde(default)]
+    pub(crate) left_out: BTreeSet<Entry>,
 }
 
 impl Account {
+    /// Says what an option asks for. If no row has it, the account tells.
+    pub(crate) fn expect(&self, what: String) {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner).insert(what);
+    }
+
+    /// Counts what was expected and is in rows of a batch: the last row that has it, and what it is.
+    pub(crate) fn seen(&self, batch: &RecordBatch, seen: impl IntoIterator<Item = (usize, String)>) {
+        self.note(batch, seen.into_iter().map(|(i, what)| (i, Event::Seen { what })));
+    }
+
+    /// Counts messages with something in a field that the chat template leaves out: `(row in the batch, field, messages)`.
+    pub(crate) fn ignored(&self, batch: &RecordBatch, ignored: impl IntoIterator<Item = (usize, String, u64)>) {
+        self.note(batch, ignored.into_iter().map(|(i, field, messages)| (i, Event::Ignored { field, messages })));
+    }
+
+    /// Takes rows out of a batch that cannot be used, and counts them; gives what is left, and the places it had.
+    pub(crate) fn without(
+        &self,
+        batch: &RecordBatch,
+        left_out: Vec<(usize, Entry)>,
+    ) -> crate::Result<(RecordBatch, Vec<usize>)> {
+        let places: BTreeSet<usize> = left_out.iter().map(|(i, _)| *i).collect();
+        let kept: Vec<usize> = (0..batch.num_rows()).filter(|i| !places.contains(i)).collect();
+        if left_out.is_empty() {
+            return Ok((batch.clone(), kept));
+        }
+        self.note(batch, left_out.into_iter().map(|(i, entry)| (i, Event::LeftOut { entry })));
+        let stays: BooleanArray = (0..batch.num_rows()).map(|i| Some(!places.contains(&i))).collect();
+        let rest = filter_record_batch(batch, &stays);
+        Ok((rest.map_err(|error| DataError::from_datafusion(error.into(), "rows that are left out"))?, kept))
+    }
+
+    /// The rows that were left out, once the plan has run to its end.
+    pub(crate) fn rows_left_out(&self) -> BTreeSet<Entry> {
+        let mut left_out = self.settle(i64::MAX).left_out;
+        left_out.extend(self.ledger().unnumbered.left_out.iter().cloned());
+        left_out
+    }
+
     /// Goes on from the sums over all documents below a number.
     pub(crate) fn resume(&self, totals: Totals, start: i64) {
         self.documents.store(totals.documents, Ordering::Relaxed);
@@ -120,7 +174,10 @@ impl Account {
         let mut totals = self.settle(i64::MAX);
         let ledger = self.ledger();
         totals.join(&ledger.unnumbered);
+        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         TokenAccount {
+            ignored_fields: totals.ignored_fields,
+            unseen: expected.difference(&totals.seen).cloned().collect(),
             rows,
             documents: totals.documents,
             tokens: totals.tokens,
@@ -158,6 +215,9 @@ impl Totals {
             }
             Event::Dropped { reason, tokens } => add(&mut self.dropped_tokens, reason, *tokens),
             Event::Added { reason, tokens } => add(&mut self.added_tokens, reason, *tokens),
+            Event::Ignored { field, messages } => add(&mut self.ignored_fields, field, *messages),
+            Event::Seen { what } => _ = self.seen.insert(what.clone()),
+            Event::LeftOut { entry } => _ = self.left_out.insert(entry.clone()),
         }
     }
 
@@ -167,6 +227,9 @@ impl Totals {
         self.empty_documents += other.empty_documents;
         other.dropped_tokens.iter().for_each(|(reason, tokens)| add(&mut self.dropped_tokens, reason, *tokens));
         other.added_tokens.iter().for_each(|(reason, tokens)| add(&mut self.added_tokens, reason, *tokens));
+        other.ignored_fields.iter().for_each(|(field, messages)| add(&mut self.ignored_fields, field, *messages));
+        self.seen.extend(other.seen.iter().cloned());
+        self.left_out.extend(other.left_out.iter().cloned());
     }
 }
 

@@ -175,6 +175,11 @@ pub fn translate(yaml: &str, base: impl Into<PathBuf>) -> Result<Translation> {
         }
         sets.push(set);
     }
+    let takes_system = |set: &Dataset| matches!(set.chat, Chat::Messages(_) | Chat::Sharegpt(_));
+    if shared.system_prompt.is_some() && !sets.iter().any(takes_system) {
+        let reason = "as in Axolotl, only messages get a system message: prompts made of columns and plain text have words of their own";
+        ignored.push(IgnoredKey { key: "default_system_message".to_owned(), reason });
+    }
 
     let mut pipeline = Pipeline { base: shared.base.clone(), ..Pipeline::new() };
     if keys.flag("dataset_exact_deduplication")?.unwrap_or(false) {

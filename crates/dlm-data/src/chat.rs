@@ -5,6 +5,7 @@ use crate::{
     chat_options::{Chat, Completion, InputOutput, Messages, PromptCompletion},
     error::{DataError, Result},
     messages::{MessageReader, Turn},
+    remarks::{Remarks, Watch},
     row::{kind, text},
     suggest::nearest,
     wording::Wording,
@@ -95,6 +96,7 @@ enum Kind {
 #[derive(Debug, Clone)]
 struct Templated {
     reader: MessageReader,
+    watch: Watch,
     options: Messages,
     /// The error for a template that is missing is the first row's: a prompt and its completion may need none.
     template: Option<ChatTemplate>,
@@ -147,24 +149,39 @@ impl ChatFormat {
         self.columns.iter().map(String::as_str).collect()
     }
 
+    /// What its options ask for that messages may have or not, in words.
+    pub(crate) fn expected(&self) -> impl Iterator<Item = &String> {
+        let templated = match &self.kind {
+            Kind::Messages(templated) => Some(templated),
+            _ => None,
+        };
+        templated.into_iter().flat_map(|templated| templated.watch.expected())
+    }
+
     /// A row as a conversation.
     ///
     /// # Errors
     /// A sentence that says what is wrong with the row.
     pub fn conversation(&self, row: &Map<String, Value>) -> Result<Conversation, String> {
-        match &self.kind {
-            Kind::Wording(wording) => wording.conversation(row),
-            Kind::Messages(templated) => templated.conversation(&templated.reader.turns(row)?),
-            Kind::PromptCompletion(options, templated) => prompt_completion(row, options, templated),
-            Kind::InputOutput(options) => input_output(row, options),
+        Ok(self.remarked(row)?.0)
+    }
+
+    /// A row as a conversation, and what there is to say of it.
+    pub(crate) fn remarked(&self, row: &Map<String, Value>) -> Result<(Conversation, Remarks), String> {
+        let conversation = match &self.kind {
+            Kind::Messages(templated) => return templated.conversation(&templated.reader.turns(row)?),
+            Kind::PromptCompletion(options, templated) => return prompt_completion(row, options, templated),
+            Kind::Wording(wording) => wording.conversation(row)?,
+            Kind::InputOutput(options) => input_output(row, options)?,
             Kind::Completion(options) => {
                 let text = text(row, &options.field)?;
                 let text = text.ok_or_else(|| format!("`{}` is missing or null", options.field))?;
                 let piece = Piece { is_answer: true, ..Piece::new(text, Specials::AsText) };
                 let units = if text.is_empty() { Vec::new() } else { vec![vec![piece]] };
-                Ok(Conversation { begins: !units.is_empty(), ends: !units.is_empty(), units })
+                Conversation { begins: !units.is_empty(), ends: !units.is_empty(), units }
             }
-        }
+        };
+        Ok((conversation, Remarks::default()))
     }
 }
 
@@ -173,10 +190,11 @@ impl Templated {
         let template = find_template(&options.template, tokenizer, base)?;
         let mut render = RenderOptions { now: Some(NOW), ..tokenizer.render_options() };
         render.variables.extend(options.chat_template_kwargs.clone());
-        Ok(Self { reader: MessageReader::new(&options), options, template, render })
+        let (reader, watch) = (MessageReader::new(&options), Watch::new(&options));
+        Ok(Self { reader, watch, options, template, render })
     }
 
-    fn conversation(&self, (turns, tools): &(Vec<Turn>, Option<Value>)) -> Result<Conversation, String> {
+    fn conversation(&self, (turns, tools): &(Vec<Turn>, Option<Value>)) -> Result<(Conversation, Remarks), String> {
         let template = self.template.as_ref().ok_or("messages need a chat template, and the tokenizer has none")?;
         let with_tools;
         let render = match tools {
@@ -189,7 +207,9 @@ impl Templated {
             }
         };
         let pieces = mark_answers(template, render, turns, &self.options)?;
-        Ok(Conversation { units: vec![pieces], begins: false, ends: false })
+        let tools = tools.as_ref().map(|tools| (self.options.field_tools.as_str(), tools));
+        let remarks = self.watch.look(turns, tools, template, render);
+        Ok((Conversation { units: vec![pieces], begins: false, ends: false }, remarks))
     }
 }
 
@@ -244,7 +264,7 @@ fn prompt_completion(
     row: &Map<String, Value>,
     options: &PromptCompletion,
     templated: &Templated,
-) -> Result<Conversation, String> {
+) -> Result<(Conversation, Remarks), String> {
     let value = |name: &str| row.get(name).filter(|value| !value.is_null());
     let missing = |name: &str| format!("`{name}` is missing or null");
     let prompt = value(&options.field_prompt).ok_or_else(|| missing(&options.field_prompt))?;
@@ -256,7 +276,7 @@ fn prompt_completion(
                 if text.is_empty() { Vec::new() } else { vec![piece] }
             };
             let units = vec![piece(prompt, options.train_on_inputs), piece(completion, true)];
-            Ok(Conversation { begins: true, ends: !completion.is_empty(), units })
+            Ok((Conversation { begins: true, ends: !completion.is_empty(), units }, Remarks::default()))
         }
         (Value::Array(_), Value::Array(_)) => {
             let mut turns = templated.reader.turns_of(prompt, &options.field_prompt)?;

@@ -1,6 +1,7 @@
 //! The chat step in a plan: rows in, rows with a conversation out.
 
 use crate::{
+    account::Account,
     answer::{EndLabel, TurnEnd},
     chat::{ChatFormat, Conversation, Piece},
     plan::ROW,
@@ -16,7 +17,7 @@ use datafusion::arrow::{
     datatypes::{DataType, Field, Fields, Int8Type, Int32Type, Int64Type, Schema, SchemaRef},
 };
 use dlm_tokenizer::Specials;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The column that the chat step makes.
 pub(crate) const CHAT: &str = "chat";
@@ -33,6 +34,7 @@ pub(crate) struct ChatStage {
     pub(crate) options: String,
     pub(crate) input: SchemaRef,
     pub(crate) rows: Arc<RowMap>,
+    pub(crate) account: Arc<Account>,
     pub(crate) threads: usize,
 }
 
@@ -63,15 +65,29 @@ impl BatchStage for ChatStage {
             _ => self.rows.sources_of(rows.values()).into_iter().map(|source| self.of_source[source]).collect(),
         };
         let columns: Vec<Vec<&str>> = self.formats.iter().map(ChatFormat::columns).collect();
-        let conversation = |(i, format): (usize, &usize)| {
-            let made = row(batch, i, &columns[*format]).and_then(|row| self.formats[*format].conversation(&row));
-            made.map_err(|message| self.rows.error(rows.value(i), message))
-        };
-        let conversations = formats.iter().enumerate().map(conversation).collect::<crate::Result<Vec<_>>>()?;
+        let (mut conversations, mut left_out) = (Vec::with_capacity(batch.num_rows()), Vec::new());
+        let (mut ignored, mut seen) = (Vec::new(), BTreeMap::new());
+        for (i, format) in formats.iter().enumerate() {
+            let made = row(batch, i, &columns[*format]).and_then(|row| self.formats[*format].remarked(&row));
+            match made {
+                Ok((conversation, remarks)) => {
+                    conversations.push(conversation);
+                    ignored.extend(remarks.ignored.into_iter().map(|(field, messages)| (i, field, messages)));
+                    seen.extend(remarks.seen.into_iter().map(|what| (what, i)));
+                }
+                Err(message) => left_out.push((i, self.rows.leave_out(rows.value(i), message)?)),
+            }
+        }
+        self.account.ignored(batch, ignored);
+        self.account.seen(batch, seen.into_iter().map(|(what, i)| (i, what)));
+        let (batch, kept) = self.account.without(batch, left_out)?;
         let schema = self.schema();
         let column = |field: &Arc<Field>| match field.name().as_str() {
             CHAT => to_array(&conversations),
-            CHAT_FORMAT => Arc::new(formats.iter().map(|format| i32::try_from(*format).ok()).collect::<Int32Array>()),
+            CHAT_FORMAT => {
+                let formats = kept.iter().map(|i| i32::try_from(formats[*i]).ok());
+                Arc::new(formats.collect::<Int32Array>())
+            }
             name => Arc::clone(&batch[name]),
         };
         let columns = schema.fields().iter().map(column).collect();

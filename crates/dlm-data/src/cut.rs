@@ -105,6 +105,9 @@ impl Chunk {
     }
 }
 
+/// The reason that the account has for documents that `truncate` leaves out because nothing to learn is left of them.
+pub(crate) const NO_TARGET_LEFT: &str = "truncate: no target left";
+
 /// Either of the two steps.
 #[derive(Debug, Clone)]
 pub(crate) enum Cut {
@@ -172,7 +175,7 @@ impl BatchStage for CutStage {
             self.cut(i, ids, labels, first, &mut pieces);
         }
         self.account.dropped_tokens(batch, "truncate: beyond max_tokens", std::mem::take(&mut pieces.cut_off));
-        self.account.dropped_tokens(batch, "truncate: no target left", std::mem::take(&mut pieces.without_target));
+        self.account.dropped_tokens(batch, NO_TARGET_LEFT, std::mem::take(&mut pieces.without_target));
         self.account.added_tokens(batch, "chunk: overlap", std::mem::take(&mut pieces.repeated));
 
         let indices = UInt64Array::from(pieces.rows);

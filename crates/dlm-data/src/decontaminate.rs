@@ -4,7 +4,6 @@ use crate::{
     error::{DataError, Result},
     ledger::StepCounter,
     memory::Memory,
-    plan::ROW,
     row::strings,
     scan::RowMap,
     stage::{Stage, map_in_order},
@@ -14,7 +13,7 @@ use datafusion::{
     arrow::{
         array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch},
         compute::filter_record_batch,
-        datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
+        datatypes::{DataType, Field, Schema, SchemaRef},
     },
     dataframe::DataFrame,
     error::DataFusionError,
@@ -249,14 +248,10 @@ impl Stage for DecontaminateStage {
 
 impl DecontaminateStage {
     fn map(&self, batch: &RecordBatch, runs: &Runs) -> Result<RecordBatch> {
-        let rows = batch[ROW].as_primitive::<Int64Type>();
         let mut overlaps = vec![Overlap::default(); batch.num_rows()];
         for column in &self.step.columns {
-            let texts = strings(&batch[column.as_str()]).map_err(DataError::Invalid)?;
+            let texts = self.rows.texts(batch, column)?;
             for (i, overlap) in overlaps.iter_mut().enumerate() {
-                if texts.is_null(i) {
-                    return Err(self.rows.error(rows.value(i), format!("`{column}` is null")));
-                }
                 let more = runs.overlap(texts.value(i));
                 overlap.matches += more.matches;
                 overlap.covered += more.covered;

@@ -85,6 +85,35 @@ pub enum DataError {
         formats: Vec<String>,
     },
 
+    /// A source that names nothing but what the pipeline itself made.
+    #[error("the source `{pattern}` names only files in the output folder `{}`", output.display())]
+    Circular {
+        /// The path or pattern as written.
+        pattern: String,
+        /// The output folder.
+        output: PathBuf,
+    },
+
+    /// A file that is compressed as a whole and is of no format that is read so.
+    #[error("`{}` is a {format} file compressed as a whole with {compression}, and such files are read only plain", path.display())]
+    Packed {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        format: &'static str,
+        /// How it is compressed.
+        compression: &'static str,
+    },
+
+    /// A column with a name that steps use for themselves.
+    #[error("`{}` has a column `{column}`, a name that dlm uses itself", path.display())]
+    ReservedColumn {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+    },
+
     /// A line of a JSON file that cannot be read.
     #[error("`{}` line {line}: {message}{}", path.display(), unless_line(*row, *line))]
     Json {
@@ -153,6 +182,22 @@ pub enum DataError {
         column: String,
         /// The columns there are.
         columns: Vec<String>,
+    },
+
+    /// A field of messages that an option names and none has.
+    #[error(
+        "chat: `{option}` names `{field}`, and no message in `{column}` has such a field; they have {}",
+        quoted(fields)
+    )]
+    UnknownField {
+        /// The option that names it.
+        option: &'static str,
+        /// The field asked for.
+        field: String,
+        /// The column of messages.
+        column: String,
+        /// The fields there are.
+        fields: Vec<String>,
     },
 
     /// An expression that is no SQL, or does not fit the columns.
@@ -308,10 +353,15 @@ impl DataError {
     #[must_use]
     pub fn help(&self) -> Option<String> {
         let help = match self {
-            Self::Pipeline { .. } => "the keys and steps are described in the files under `pipelines/`",
+            Self::Pipeline { path, .. } => return pipeline_help(path.as_deref()),
             Self::UnknownOverride { .. } => "name a value as in `pack.sequence_len`, `source.0.path` or `output.path`",
             Self::AmbiguousOverride { .. } => "use one of the longer names",
             Self::NoFiles { .. } => "paths are relative to the pipeline file; `~` and variables are not expanded",
+            Self::Circular { .. } => "what a preparation made is none of its sources: choose another output folder",
+            Self::Packed { .. } => "unpack the file first: Parquet and Arrow compress their columns themselves",
+            Self::ReservedColumn { .. } => {
+                "rename the column in the file, or name the columns that are wanted in `columns` of the source"
+            }
             Self::MixedFormats { .. } => "name one format, as in `data/*.parquet`, or give each its own source",
             Self::Json { .. } => {
                 "a `.jsonl` file has one JSON object a line; a `.json` file may hold one list of objects; \
@@ -339,6 +389,7 @@ impl DataError {
             Self::UnknownColumn { .. } => {
                 "column names are case-sensitive; `select` can rename: `\"Answer\" as output`"
             }
+            Self::UnknownField { .. } => "correct the name, or leave the option out where the data has no such field",
             Self::Sql { .. } => {
                 "expressions are DataFusion SQL: text in single quotes, odd column names in double quotes"
             }
@@ -454,6 +505,18 @@ pub(crate) fn reading(path: &std::path::Path) -> impl FnOnce(io::Error) -> DataE
 pub(crate) fn parquet(path: &std::path::Path) -> impl FnOnce(ParquetError) -> DataError {
     let path = path.to_owned();
     move |error| DataError::Parquet { path, message: error.to_string() }
+}
+
+/// What a pipeline is made of; nothing for a file that is none.
+fn pipeline_help(path: Option<&std::path::Path>) -> Option<String> {
+    let is_yaml = path.and_then(std::path::Path::extension).is_some_and(|end| end == "yaml" || end == "yml");
+    let steps = crate::step::STEPS.join(", ");
+    (!is_yaml).then(|| {
+        format!(
+            "a pipeline has the keys source, step, output, mix, on_error and resources; each [[step]] is one of {steps}; docs/pipelines.md \
+             and docs/chat_formats.md of dlm's repository describe their options"
+        )
+    })
 }
 
 fn place(path: Option<&PathBuf>, line: Option<usize>) -> String {

@@ -4,18 +4,16 @@ use crate::{
     error::{DataError, Result},
     functions::content_hashes,
     memory::Memory,
-    stage::{Stage, map_in_order},
+    picked::picked,
+    stage::Stage,
 };
 use datafusion::{
     arrow::{
         array::{Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, RecordBatch},
-        compute::filter_record_batch,
-        datatypes::{DataType, Field, Schema, SchemaRef},
+        datatypes::{DataType, Field, SchemaRef},
     },
     execution::{SendableRecordBatchStream, TaskContext},
-    physical_plan::stream::RecordBatchStreamAdapter,
 };
-use futures::StreamExt;
 use std::{
     collections::HashSet,
     hash::{BuildHasherDefault, Hasher},
@@ -53,45 +51,29 @@ impl Stage for ExactDedupStage {
         context: &Arc<TaskContext>,
     ) -> datafusion::error::Result<SendableRecordBatchStream> {
         let memory = Memory::reserve("dedup", context)?;
-        let schema = self.schema();
-        let mut fields = schema.fields().to_vec();
-        fields.push(Arc::new(Field::new(HASH, DataType::FixedSizeBinary(16), false)));
-        let hashed = Arc::new(Schema::new(fields));
-        let threads = self.threads;
-        let hashes = map_in_order(input, Arc::clone(&hashed), threads, move |batch| self.hash(batch, &hashed));
         let mut seen = Seen::new();
-        let first = hashes.map(move |batch| {
-            let batch = batch?;
-            let (rows, hashes) = split_off(&batch);
+        let stays = move |hashes: &ArrayRef| {
             let hashes = hashes.as_fixed_size_binary();
             let is_first: BooleanArray = (0..hashes.len())
                 .map(|i| Some(seen.insert(u128::from_le_bytes(hashes.value(i).try_into().expect("16 bytes")))))
                 .collect();
             memory.fit(seen.size_bytes())?;
-            Ok(filter_record_batch(&rows, &is_first)?)
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, first)))
+            Ok(is_first)
+        };
+        let about = Field::new(HASH, DataType::FixedSizeBinary(16), false);
+        Ok(picked(input, self.threads, about, move |batch| self.hash(batch), stays))
     }
 }
 
 impl ExactDedupStage {
-    fn hash(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    fn hash(&self, batch: &RecordBatch) -> Result<ArrayRef> {
         let columns: Vec<ArrayRef> = self.on.iter().map(|name| Arc::clone(&batch[name.as_str()])).collect();
         let hashes = content_hashes(&columns).and_then(|hashes| {
             let bytes = hashes.into_iter().map(|hash| Some(hash.to_le_bytes()));
             Ok(FixedSizeBinaryArray::try_from_sparse_iter_with_size(bytes, 16)?)
         });
-        let hashes = hashes.map_err(|error| DataError::from_datafusion(error, "dedup"))?;
-        let columns = batch.columns().iter().cloned().chain([Arc::new(hashes) as ArrayRef]).collect();
-        Ok(RecordBatch::try_new(Arc::clone(schema), columns).expect("the columns are those of the schema"))
+        Ok(Arc::new(hashes.map_err(|error| DataError::from_datafusion(error, "dedup"))?))
     }
-}
-
-/// A batch without its last column, and that column.
-pub(crate) fn split_off(batch: &RecordBatch) -> (RecordBatch, ArrayRef) {
-    let mut rows = batch.clone();
-    let column = rows.remove_column(batch.num_columns() - 1);
-    (rows, column)
 }
 
 /// A set of hashes. Many small tables grow one after the other, so that growing never doubles the whole.

@@ -14,7 +14,7 @@ use crate::{
     pipeline::Pipeline,
     plan::{Lowering, ROW, name, planning},
     quality::{Quality, QualityStage},
-    row_stages::{LimitStage, RowNumberStage, TallyStage},
+    row_stages::{limit, row_number, tally},
     sample::Sample,
     scan::SourcesTable,
     source::{self, Source},
@@ -36,7 +36,7 @@ use std::{
 };
 
 /// The order in which rows came, while they are sorted in another.
-const ORDER: &str = "__order";
+pub(crate) const ORDER: &str = "__order";
 
 impl Lowering<'_> {
     /// The expressions for all columns, ours among them.
@@ -86,7 +86,7 @@ impl Lowering<'_> {
         }
         self.hold()?;
         if !answer.keeps_rows {
-            self.add(RowNumberStage { column: ROW, input: Arc::new(Schema::new(fields)) })?;
+            self.add(row_number(ROW, &Schema::new(fields)))?;
             self.rows = Arc::new(self.rows.made_by(&self.label("sql")));
         }
         self.tally("sql")
@@ -94,7 +94,7 @@ impl Lowering<'_> {
 
     pub(crate) fn limit(&mut self, rows: usize) -> Result<()> {
         self.ledger.forget();
-        self.add(LimitStage { rows, input: self.schema() })?;
+        self.add(limit(rows, self.schema()))?;
         self.tally("limit")
     }
 
@@ -109,9 +109,9 @@ impl Lowering<'_> {
         }
         if let Some(count) = sample.count {
             let all = self.all_columns();
-            self.add(RowNumberStage { column: ORDER, input: self.schema() })?;
+            self.add(row_number(ORDER, &self.schema()))?;
             self.sort("sample", vec![key, name(ORDER)])?;
-            self.add(LimitStage { rows: count, input: self.schema() })?;
+            self.add(limit(count, self.schema()))?;
             self.sort("sample", vec![name(ORDER)])?;
             self.change("sample", |frame| frame.select(all.iter().map(|column| name(column)).collect::<Vec<_>>()))?;
         }
@@ -262,7 +262,7 @@ impl Lowering<'_> {
     }
 
     fn count(&mut self, step: &str, counter: Arc<StepCounter>) -> Result<()> {
-        self.add(TallyStage { step: self.label(step), input: self.schema(), counter })
+        self.add(tally(self.label(step), self.schema(), counter))
     }
 
     /// The step as overrides name it.

@@ -3,6 +3,7 @@
 use crate::{
     answer_tail::{AnswerTail, AnswerTailStage},
     chat::{ChatFormat, expect_template},
+    chat_fields::expect_fields,
     chat_options::Chat,
     chat_stage::{CHAT, ChatStage},
     error::{DataError, Result},
@@ -50,6 +51,7 @@ impl Lowering<'_> {
             of_source.push(known.unwrap_or(self.chats.len()));
             if known.is_none() {
                 chat.required_columns().into_iter().try_for_each(|name| require("chat", &schema, name))?;
+                expect_fields(chat, &schema)?;
                 expect_template(chat, &tokenizer, path.clone())?;
                 self.chats.push(chat.clone());
             }
@@ -64,12 +66,14 @@ impl Lowering<'_> {
         let format = |chat: &Chat| ChatFormat::new(chat, Arc::clone(&tokenizer), base);
         let formats = self.chats.iter().map(format).collect::<Result<Vec<_>>>()?;
         self.templates = formats.iter().map(|format| format.template().map(str::to_owned)).collect();
+        formats.iter().flat_map(ChatFormat::expected).for_each(|what| self.account.expect(what.clone()));
         self.add(ChatStage {
             formats,
             of_source,
             options: self.chats.iter().map(Chat::describe).collect::<Vec<_>>().join("; "),
             input: schema,
             rows: Arc::clone(&self.rows),
+            account: Arc::clone(&self.account),
             threads: self.resources.threads,
         })
     }

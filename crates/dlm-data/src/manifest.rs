@@ -93,7 +93,7 @@ pub struct SourceInfo {
     pub rows: u64,
     /// Their share of the rows of all sources, between 0 and 1.
     pub share: f64,
-    /// Rows and files of it that could not be read and were left out; `quarantine.jsonl` lists them.
+    /// Rows and files of it that could not be read or used and were left out; `quarantine.jsonl` lists them.
     pub quarantined: u64,
 }
 
@@ -142,6 +142,12 @@ pub struct TokenAccount {
     /// Tokens that steps added to documents after they were tokenized, by the step's reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub added_tokens: BTreeMap<String, u64>,
+    /// Messages with something in a field that the chat template leaves out, by the field.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ignored_fields: BTreeMap<String, u64>,
+    /// Names in the options of `chat` that no message has, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unseen: Vec<String>,
     /// What each step before `tokenize` left of the rows, behind the last `limit`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepAccount>,

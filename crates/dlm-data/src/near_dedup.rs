@@ -5,22 +5,18 @@ use crate::{
     ledger::StepCounter,
     memory::Memory,
     minhash::{BandIndex, Bands, MinHash, similarity, stored},
-    plan::ROW,
-    row::strings,
+    picked::picked,
     scan::RowMap,
-    stage::{Stage, map_in_order},
+    stage::Stage,
 };
 use datafusion::{
     arrow::{
         array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch},
-        compute::filter_record_batch,
-        datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
+        datatypes::{DataType, Field, SchemaRef},
     },
     error::DataFusionError,
     execution::{SendableRecordBatchStream, SpillFile, TaskContext},
-    physical_plan::stream::RecordBatchStreamAdapter,
 };
-use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{File, OpenOptions},
@@ -130,17 +126,9 @@ impl Stage for NearDedupStage {
         let memory = Memory::reserve("near dedup", context)?;
         let file = context.runtime_env().disk_manager.create_tmp_file("near dedup")?;
         let mut kept = Kept::new(self.step.cut(), self.step.permutations, file)?;
-        let schema = self.schema();
-        let mut fields = schema.fields().to_vec();
-        fields.push(Arc::new(Field::new(SIGNATURE, DataType::Binary, true)));
-        let signed = Arc::new(Schema::new(fields));
         let minhash = MinHash::new(self.step.ngram, self.step.permutations, self.step.seed);
         let (stage, threads) = (Arc::clone(&self), self.threads);
-        let signatures =
-            map_in_order(input, Arc::clone(&signed), threads, move |batch| stage.sign(batch, &minhash, &signed));
-        let first = signatures.map(move |batch| {
-            let batch = batch?;
-            let (rows, signatures) = crate::exact_dedup::split_off(&batch);
+        let stays = move |signatures: &ArrayRef| {
             let signatures = signatures.as_binary::<i32>();
             let mut stays = Vec::with_capacity(signatures.len());
             for signature in signatures {
@@ -154,25 +142,20 @@ impl Stage for NearDedupStage {
             }
             memory.fit(kept.index.size_bytes())?;
             self.counter.because("similar to an earlier row", stays.iter().filter(|stays| !**stays).count());
-            Ok(filter_record_batch(&rows, &BooleanArray::from(stays))?)
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, first)))
+            Ok(BooleanArray::from(stays))
+        };
+        let about = Field::new(SIGNATURE, DataType::Binary, true);
+        let minhash = Arc::new(minhash);
+        Ok(picked(input, threads, about, move |batch| stage.sign(batch, &minhash), stays))
     }
 }
 
 impl NearDedupStage {
-    fn sign(&self, batch: &RecordBatch, minhash: &MinHash, schema: &SchemaRef) -> Result<RecordBatch> {
-        let rows = batch[ROW].as_primitive::<Int64Type>();
-        let column = &self.step.column;
-        let texts = strings(&batch[column.as_str()]).map_err(DataError::Invalid)?;
-        if let Some(i) = (0..texts.len()).find(|i| texts.is_null(*i)) {
-            return Err(self.rows.error(rows.value(i), format!("`{column}` is null")));
-        }
+    fn sign(&self, batch: &RecordBatch, minhash: &MinHash) -> Result<ArrayRef> {
+        let texts = self.rows.texts(batch, &self.step.column)?;
         let bytes = |signature: Vec<u32>| signature.iter().flat_map(|least| least.to_le_bytes()).collect::<Vec<u8>>();
         let signatures = texts.iter().map(|text| text.and_then(|text| minhash.signature(text)).map(bytes));
-        let signatures: BinaryArray = signatures.collect();
-        let columns = batch.columns().iter().cloned().chain([Arc::new(signatures) as ArrayRef]).collect();
-        Ok(RecordBatch::try_new(Arc::clone(schema), columns).expect("the columns are those of the schema"))
+        Ok(Arc::new(signatures.collect::<BinaryArray>()))
     }
 }
 

@@ -73,9 +73,12 @@ fn check_values(step: &Step) -> Result<()> {
 /// Names with two underscores in front are ours.
 fn check_name(step: &str, name: &str) -> Result<()> {
     if name.starts_with("__") {
-        return Err(DataError::pipeline(format!(
-            "{step}: the name `{name}` is taken: choose one without `__` in front"
-        )));
+        return Err(DataError::pipeline(taken(step, name)));
     }
     Ok(())
+}
+
+/// Says that a name is none that a user can give.
+pub(crate) fn taken(step: &str, name: &str) -> String {
+    format!("{step}: the name `{name}` is taken: choose one without `__` in front")
 }

@@ -12,53 +12,58 @@ type Address = Vec<String>;
 
 /// The tables that a pipeline may have or not.
 const OPTIONAL: [&str; 3] = ["output", "resources", "mix"];
+/// The tables of names that sources and steps are written without where they are empty.
+const OPTIONAL_WITHIN: [(&str, &str); 3] =
+    [("source", "columns"), ("tokenize", "special_tokens"), ("chat", "chat_template_kwargs")];
 
 /// The pipeline with one value replaced.
 pub(crate) fn apply(pipeline: &Pipeline, key: &str, value: &str) -> Result<Pipeline> {
     let mut tree = Value::try_from(pipeline).map_err(|error| DataError::pipeline(error.to_string()))?;
-    for name in OPTIONAL {
-        // A pipeline without output gets one by being told its path.
-        tree.as_table_mut().expect("a table").entry(name).or_insert_with(|| Value::Table(toml::Table::new()));
-    }
+    // A pipeline without output gets one by being told its path.
+    for_each_optional(&mut tree, &mut |table, name| {
+        table.entry(name).or_insert_with(|| Value::Table(toml::Table::new()));
+    });
     let wanted: Vec<&str> = key.split('.').collect();
-    let (leaf, container) = wanted.split_last().expect("splitting gives one word at least");
+    let (container, leaf) =
+        key.rsplit_once('.').map_or((Vec::new(), key), |(container, leaf)| (container.split('.').collect(), leaf));
 
     let addresses = containers(&tree);
-    let mut found: Vec<Address> = Vec::new();
+    let mut found: Vec<(Address, String)> = Vec::new();
     for address in &addresses {
-        if matches(&addresses, address, container) {
-            found.push([address.as_slice(), &[(*leaf).to_owned()]].concat());
+        if matches(&addresses, address, &container) {
+            found.push((address.clone(), leaf.to_owned()));
         }
         // `filter` and `select` hold their value themselves.
-        if matches(&addresses, address, &wanted) && at(&mut tree, address).is_some_and(|value| !value.is_table()) {
-            found.push(address.clone());
+        if matches(&addresses, address, &wanted)
+            && at(&mut tree, address).is_some_and(|value| !value.is_table())
+            && let [step @ .., name] = address.as_slice()
+        {
+            found.push((step.to_vec(), name.clone()));
         }
     }
-    found.retain(|address| {
-        let container = &address[..address.len() - 1];
-        addresses.iter().any(|known| known == address) || at(&mut tree, container).is_some_and(|value| value.is_table())
-    });
+    found.retain(|(container, _)| at(&mut tree, container).is_some_and(|value| value.is_table()));
     if key == "on_error" {
-        found = vec![vec![key.to_owned()]]; // the only value that stands by itself
+        found = vec![(Vec::new(), key.to_owned())]; // the only value that stands by itself
     }
-    let address = match found.as_slice() {
-        [] => {
-            return Err(DataError::UnknownOverride { key: key.to_owned(), candidates: leaves(&tree) });
-        }
-        [address] => address,
+    let unknown = |tree| Err(DataError::UnknownOverride { key: key.to_owned(), candidates: leaves(tree) });
+    let (container, leaf) = match found.as_slice() {
+        [] => return unknown(&tree),
+        [found] => found,
         _ => {
-            let candidates = found.iter().map(|address| address.join(".")).collect();
+            let candidates = found.iter().map(|(container, leaf)| [container.as_slice(), &[leaf.clone()]].concat());
+            let candidates = candidates.map(|address| address.join(".")).collect();
             return Err(DataError::AmbiguousOverride { key: key.to_owned(), candidates });
         }
     };
-
-    let (leaf, container) = address.split_last().expect("an address has words");
-    set(at(&mut tree, container).expect("the address was found"), leaf, parse(value));
-    for name in OPTIONAL {
-        if tree[name].as_table().is_some_and(toml::Table::is_empty) {
-            tree.as_table_mut().expect("a table").remove(name);
-        }
+    match at(&mut tree, container) {
+        Some(Value::Table(table)) => drop(table.insert(leaf.clone(), parse(value))),
+        _ => return unknown(&tree),
     }
+    for_each_optional(&mut tree, &mut |table, name| {
+        if table.get(name).and_then(Value::as_table).is_some_and(toml::Table::is_empty) {
+            table.remove(name);
+        }
+    });
     let changed: Pipeline = spelling::from_value(tree).map_err(|error| match error {
         DataError::Pipeline { path, line, message, nearest } => {
             DataError::Pipeline { path, line, message: format!("the override `{key}={value}`: {message}"), nearest }
@@ -66,6 +71,33 @@ pub(crate) fn apply(pipeline: &Pipeline, key: &str, value: &str) -> Result<Pipel
         other => other,
     })?;
     Ok(Pipeline { base: pipeline.base.clone(), remote: pipeline.remote.clone(), ..changed })
+}
+
+/// Goes through the tables that may be there or not: the table around each, and its name.
+fn for_each_optional(tree: &mut Value, visit: &mut impl FnMut(&mut toml::Table, &'static str)) {
+    let Value::Table(pipeline) = tree else { return };
+    OPTIONAL.iter().for_each(|name| visit(pipeline, name));
+    let mut within = |holder: &str, value: &mut Value| {
+        let Value::Table(table) = value else { return };
+        let names = OPTIONAL_WITHIN.iter().filter(|(known, _)| *known == holder);
+        names.for_each(|(_, name)| visit(table, name));
+    };
+    for source in pipeline.get_mut("source").and_then(Value::as_array_mut).into_iter().flatten() {
+        within("source", source);
+        source.get_mut("chat").into_iter().filter(|chat| takes_kwargs(chat)).for_each(|chat| within("chat", chat));
+    }
+    for step in pipeline.get_mut("step").and_then(Value::as_array_mut).into_iter().flatten() {
+        for (kind, options) in step.as_table_mut().into_iter().flatten() {
+            if kind != "chat" || takes_kwargs(options) {
+                within(kind, options);
+            }
+        }
+    }
+}
+
+/// Whether a format of conversations has a template that takes variables.
+fn takes_kwargs(chat: &Value) -> bool {
+    chat.get("format").and_then(Value::as_str).is_some_and(|format| ["messages", "sharegpt"].contains(&format))
 }
 
 /// What a value given as text means: TOML where it is TOML, else the text.
@@ -111,8 +143,16 @@ fn matches(addresses: &[Address], address: &Address, words: &[&str]) -> bool {
         [] => false,
         [name] => Some(*name) == kind(address).as_deref(),
         [name, index] if Some(*name) == kind(address).as_deref() => index.parse() == Ok(number),
-        words => address.len() >= words.len() && words.iter().eq(&address[address.len() - words.len()..]),
+        words => {
+            // The numbers of sources and steps may be left out.
+            let names: Vec<&String> = address.iter().filter(|word| word.parse::<usize>().is_err()).collect();
+            ends_with(&address.iter().collect::<Vec<_>>(), words) || ends_with(&names, words)
+        }
     }
+}
+
+fn ends_with(address: &[&String], words: &[&str]) -> bool {
+    address.len() >= words.len() && words.iter().eq(&address[address.len() - words.len()..])
 }
 
 fn at<'a>(tree: &'a mut Value, address: &[String]) -> Option<&'a mut Value> {
@@ -121,12 +161,6 @@ fn at<'a>(tree: &'a mut Value, address: &[String]) -> Option<&'a mut Value> {
         Value::Table(table) => table.get_mut(word),
         _ => None,
     })
-}
-
-fn set(container: &mut Value, leaf: &str, value: Value) {
-    if let Value::Table(table) = container {
-        table.insert(leaf.to_owned(), value);
-    }
 }
 
 /// The full names of all values, to choose from.

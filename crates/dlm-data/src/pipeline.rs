@@ -112,7 +112,7 @@ impl Pipeline {
     /// # Errors
     /// [`DataError::Pipeline`] with the line and the nearest known name.
     pub fn from_toml(text: &str, base: impl Into<PathBuf>) -> Result<Self> {
-        let pipeline = spelling::parse::<Self>(text)?;
+        let pipeline = spelling::parse::<Self>(text).map_err(|error| spelling::odd_step(text).unwrap_or(error))?;
         Ok(Self { base: base.into(), ..pipeline })
     }
 
@@ -337,6 +337,13 @@ fn check_values(step: &Step) -> Result<()> {
             out_of_range("pack.sequence_len", pack.sequence_len.to_string(), "2 or more")
         }
         Step::Pack(pack) if pack.window == 0 => out_of_range("pack.window", "0".to_owned(), "1 or more"),
+        Step::Pack(pack) if !pack.strategy.looks_ahead() && pack.window != Pack::new(2).window => {
+            Err(DataError::pipeline(format!(
+                "`pack.window` is {}, and has no effect: only the strategies `first_fit_decreasing` and `first_fit` look at several \
+                 rows together",
+                pack.window
+            )))
+        }
         Step::Split(split) if !(split.validation > 0.0 && split.validation < 1.0) => {
             out_of_range("split.validation", split.validation.to_string(), "between 0 and 1")
         }

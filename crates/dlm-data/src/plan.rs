@@ -6,16 +6,18 @@
 use crate::{
     account::Account,
     chat_options::Chat,
+    chat_stage::CHAT_FORMAT,
     checkpoint::{Notes, Packed, Resume},
-    cut::Cut,
+    cut::{Cut, OFFSET},
     error::{DataError, Result},
     ledger::Ledger,
+    lower_rows::ORDER,
     number::NUMBER,
     packing::require,
     pipeline::Pipeline,
     scan::{RowMap, SourcesTable},
     source::{self, SourceFile, Sources},
-    sql::refuse_volatile,
+    sql::refuse_unfit,
     stage::{Stage, StageNode, StageQueryPlanner},
     step::{Split, Step},
     text_functions::text_functions,
@@ -40,6 +42,8 @@ use std::{
 pub(crate) const ROW: &str = "__row";
 /// True for documents of the validation side.
 pub(crate) const VALIDATION: &str = "__validation";
+/// The names of columns that steps add for themselves.
+pub(crate) const RESERVED: [&str; 6] = [ROW, VALIDATION, NUMBER, OFFSET, CHAT_FORMAT, ORDER];
 /// Rows in a batch of short rows.
 const BATCH_ROWS: u64 = 1024;
 /// Bytes in a batch of long rows, roughly.
@@ -267,13 +271,12 @@ impl<'a> Lowering<'a> {
     }
 
     pub(crate) fn parse(&self, step: &str, expression: &str) -> Result<Expr> {
-        let parsed = self.frame.parse_sql_expr(expression);
-        // DataFusion looks at types only when it optimises the whole plan, and then no longer knows the step.
-        let typed = parsed.and_then(|parsed| parsed.get_type(self.frame.schema()).map(|_| parsed));
         let step = format!("{step} `{expression}`");
-        let typed = typed.map_err(planning(&step))?;
-        refuse_volatile(&step, &typed)?;
-        Ok(typed)
+        let parsed = self.frame.parse_sql_expr(expression).map_err(planning(&step))?;
+        refuse_unfit(&step, &parsed)?;
+        // DataFusion looks at types only when it optimises the whole plan, and then no longer knows the step.
+        parsed.get_type(self.frame.schema()).map_err(planning(&step))?;
+        Ok(parsed)
     }
 
     /// Puts the frame that `change` makes in place of the frame.
@@ -295,6 +298,20 @@ impl<'a> Lowering<'a> {
     fn select(&mut self, expressions: &[String]) -> Result<()> {
         let parsed = expressions.iter().map(|expression| self.parse("select", expression));
         let mut columns = parsed.collect::<Result<Vec<_>>>()?;
+        for column in &columns {
+            // A column that came with the rows keeps its name, as the index of pandas.
+            let (name, is_taken) = match column {
+                Expr::Column(Column { name, .. }) => (name.clone(), RESERVED.contains(&name.as_str())),
+                other => {
+                    let name = other.schema_name().to_string();
+                    let is_taken = name.starts_with("__");
+                    (name, is_taken)
+                }
+            };
+            if is_taken {
+                return Err(DataError::pipeline(crate::order::taken("select", &name)));
+            }
+        }
         let ours = [ROW, NUMBER, VALIDATION].into_iter().filter(|ours| self.schema().column_with_name(ours).is_some());
         columns.splice(0..0, ours.map(name));
         self.change("select", |frame| frame.select(columns))

@@ -2,15 +2,16 @@
 
 use crate::{
     checkpoint::number_of,
-    error::{DataError, Result},
+    error::{DataError, Result, reading},
     journal::{Journal, Origin},
     limits::Limits,
     manifest::{InputFile, Manifest, SourceInfo, Split, SplitInfo, TokenAccount, TokenizerInfo, tokenizer_folder},
-    pipeline::{Output, Pipeline},
+    pipeline::{Output, Pipeline, default_shard_tokens},
     plan::{Plan, Resources, Until, lower},
     source::{self, QUARANTINE, Sources, hex},
     step::Step,
     tokenize::signed,
+    warnings,
     workshop::Workshop,
     writer::{Writer, WriterThread},
 };
@@ -114,13 +115,18 @@ pub async fn prepare(
     progress: impl FnMut(&Progress) + Send,
 ) -> Result<PrepareReport> {
     let folder = output_folder(pipeline, options)?;
-    let plan = lower(pipeline, &options.resources, Until::Packed)?;
+    // Where it goes to is no place to read from, whether the pipeline says so or the caller.
+    let path = std::path::absolute(&folder).map_err(reading(&folder))?;
+    let shard_tokens = pipeline.output.as_ref().map_or_else(default_shard_tokens, |output| output.shard_tokens);
+    let reads = Pipeline { output: Some(Output { path, shard_tokens }), ..pipeline.clone() };
+    let plan = lower(&reads, &options.resources, Until::Packed)?;
     let tokenizer = plan.tokenizer.clone().expect("a pipeline to packed rows has a tokenizer");
     let fingerprint = source::fingerprint(&[plan.files.as_slice(), &plan.reference_files].concat())?;
     // What the machine may use decides nothing about the bytes.
     let lasting = Pipeline { resources: Limits::default(), ..pipeline.without_secrets() };
     let (text, hash) = (lasting.to_toml()?, pipeline_hash(&lasting, &tokenizer, &plan.templates)?);
 
+    let warnings = |manifest: &Manifest| [plan.warnings.clone(), warnings::of(manifest, pipeline)].concat();
     let found = Manifest::find(&folder)?;
     let origin = Origin::new(&hash, &fingerprint);
     if options.existing == Existing::Refuse
@@ -128,26 +134,14 @@ pub async fn prepare(
     {
         crate::PreparedData::open(&folder, Split::Train)?;
         Workshop::sweep(&folder);
-        let manifest = manifest.clone();
-        return Ok(PrepareReport {
-            output: folder,
-            manifest,
-            already_prepared: true,
-            resumed_shards: 0,
-            warnings: plan.warnings,
-        });
+        let (manifest, warnings) = (manifest.clone(), warnings(manifest));
+        return Ok(PrepareReport { output: folder, manifest, already_prepared: true, resumed_shards: 0, warnings });
     }
     let workshop = Workshop::claim(&folder, found.is_some(), options.existing)?;
     if let Some(manifest) = workshop.undelivered(&origin) {
         workshop.deliver(&manifest)?;
-        let resumed_shards = manifest.shards().count();
-        return Ok(PrepareReport {
-            output: folder,
-            manifest,
-            already_prepared: false,
-            resumed_shards,
-            warnings: plan.warnings,
-        });
+        let (resumed_shards, warnings) = (manifest.shards().count(), warnings(&manifest));
+        return Ok(PrepareReport { output: folder, manifest, already_prepared: false, resumed_shards, warnings });
     }
 
     let journal = workshop.journal(&origin)?;
@@ -186,7 +180,8 @@ pub async fn prepare(
         validation,
     };
     workshop.deliver(&manifest)?;
-    Ok(PrepareReport { output: folder, manifest, already_prepared: false, resumed_shards, warnings: plan.warnings })
+    let warnings = warnings(&manifest);
+    Ok(PrepareReport { output: folder, manifest, already_prepared: false, resumed_shards, warnings })
 }
 
 /// A runtime for the blocking calls.
@@ -260,6 +255,7 @@ async fn make(
         }
     };
     report();
+    plan.account.rows_left_out().into_iter().for_each(|entry| plan.sources.quarantine.add(entry));
     if train.rows + validation.rows == 0 {
         return Err(DataError::Empty { rows: plan.rows, why: losses(plan) });
     }
@@ -272,7 +268,7 @@ fn losses(plan: &Plan) -> String {
     let mut losses = Vec::new();
     let unread: u64 = plan.sources.list.iter().map(|source| plan.sources.quarantine.count(source.number)).sum();
     if unread > 0 {
-        losses.push(format!("{unread} rows and files could not be read"));
+        losses.push(format!("{unread} rows and files could not be read or used"));
     }
     losses.extend(
         plan.ledger.accounts().iter().map(|step| format!("{} rows were left behind `{}`", step.rows, step.step)),

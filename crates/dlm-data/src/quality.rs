@@ -3,16 +3,14 @@
 use crate::{
     error::{DataError, Result},
     ledger::StepCounter,
-    plan::ROW,
-    row::strings,
     scan::RowMap,
     stage::BatchStage,
     text_stats::{self as stats, MIN_WORDS_PER_LINE, STOP_WORDS, WordRuns},
 };
 use datafusion::arrow::{
-    array::{Array, AsArray, BooleanArray, RecordBatch},
+    array::{Array, BooleanArray, RecordBatch},
     compute::filter_record_batch,
-    datatypes::{Int64Type, SchemaRef},
+    datatypes::SchemaRef,
 };
 use serde::{Deserialize, Serialize};
 use std::{cell::OnceCell, sync::Arc};
@@ -217,6 +215,17 @@ impl Quality {
                 return Err(DataError::pipeline(format!("`quality.{key}` is {value}, and has to be 0 or more")));
             }
         }
+        let in_force: Vec<Rule> = self.rules_in_force().collect();
+        for least in in_force.iter().filter(|rule| rule.is_least) {
+            let other = least.key.strip_prefix("min_").map(|what| format!("max_{what}"));
+            let most = in_force.iter().find(|rule| Some(rule.key) == other.as_deref());
+            if let Some(most) = most.filter(|most| most.threshold < least.threshold) {
+                return Err(DataError::pipeline(format!(
+                    "no text can meet both `quality.{}`, {}, and `quality.{}`, {}",
+                    least.key, least.threshold, most.key, most.threshold
+                )));
+            }
+        }
         if self.stop_words.is_some() && !self.rules.contains(&QualityRules::Gopher) {
             return Err(lacks(QualityRules::Gopher, "stop_words"));
         }
@@ -262,16 +271,11 @@ impl BatchStage for QualityStage {
     }
 
     fn map(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let rows = batch[ROW].as_primitive::<Int64Type>();
-        let column = &self.step.column;
-        let texts = strings(&batch[column.as_str()]).map_err(DataError::Invalid)?;
+        let texts = self.rows.texts(batch, &self.step.column)?;
         let rules: Vec<Rule> = self.step.rules_in_force().collect();
         let mut broken = vec![0; rules.len()];
         let mut is_good = Vec::with_capacity(texts.len());
         for i in 0..texts.len() {
-            if texts.is_null(i) {
-                return Err(self.rows.error(rows.value(i), format!("`{column}` is null")));
-            }
             let verdict = self.step.judge(&rules, texts.value(i));
             if let Some(at) = verdict.and_then(|found| rules.iter().position(|rule| rule.key == found.key)) {
                 broken[at] += 1;

@@ -10,28 +10,37 @@ use datafusion::{
     execution::{SendableRecordBatchStream, TaskContext},
     physical_plan::stream::RecordBatchStreamAdapter,
 };
-use futures::{StreamExt, TryStreamExt, stream};
-use std::sync::Arc;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use std::{fmt, pin::Pin, sync::Arc};
 
-/// Counts the rows that a step left.
-#[derive(Debug)]
-pub(crate) struct TallyStage {
-    pub(crate) step: String,
-    pub(crate) input: SchemaRef,
-    pub(crate) counter: Arc<StepCounter>,
+/// Rows on their way.
+type Rows = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
+
+/// A stage that is nothing but a change of the stream of rows.
+pub(crate) struct RowStage {
+    name: &'static str,
+    options: String,
+    schema: SchemaRef,
+    change: Box<dyn Fn(SendableRecordBatchStream) -> Rows + Send + Sync>,
 }
 
-impl Stage for TallyStage {
+impl fmt::Debug for RowStage {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}({})", self.name, self.options)
+    }
+}
+
+impl Stage for RowStage {
     fn name(&self) -> &'static str {
-        "Tally"
+        self.name
     }
 
     fn options(&self) -> String {
-        self.step.clone()
+        self.options.clone()
     }
 
     fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.input)
+        Arc::clone(&self.schema)
     }
 
     fn run(
@@ -39,41 +48,25 @@ impl Stage for TallyStage {
         input: SendableRecordBatchStream,
         _: &Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let schema = self.schema();
-        let counted = input.inspect_ok(move |batch| self.counter.passed(batch.num_rows()));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, counted)))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), (self.change)(input))))
     }
+}
+
+/// Counts the rows that a step left.
+pub(crate) fn tally(step: String, input: SchemaRef, counter: Arc<StepCounter>) -> RowStage {
+    let change = move |input: SendableRecordBatchStream| -> Rows {
+        let counter = Arc::clone(&counter);
+        Box::pin(input.inspect_ok(move |batch| counter.passed(batch.num_rows())))
+    };
+    RowStage { name: "Tally", options: step, schema: input, change: Box::new(change) }
 }
 
 /// Lets the first rows through and then reads no more.
 ///
 /// DataFusion's own limit would make a sort below it hold all these rows in memory; a sort below this one spills.
-#[derive(Debug)]
-pub(crate) struct LimitStage {
-    pub(crate) rows: usize,
-    pub(crate) input: SchemaRef,
-}
-
-impl Stage for LimitStage {
-    fn name(&self) -> &'static str {
-        "Limit"
-    }
-
-    fn options(&self) -> String {
-        self.rows.to_string()
-    }
-
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.input)
-    }
-
-    fn run(
-        self: Arc<Self>,
-        input: SendableRecordBatchStream,
-        _: &Arc<TaskContext>,
-    ) -> Result<SendableRecordBatchStream> {
-        let schema = self.schema();
-        let first = stream::try_unfold((input, self.rows), |(mut input, left)| async move {
+pub(crate) fn limit(rows: usize, input: SchemaRef) -> RowStage {
+    let change = move |input: SendableRecordBatchStream| -> Rows {
+        Box::pin(stream::try_unfold((input, rows), |(mut input, left)| async move {
             if left == 0 {
                 return Ok(None);
             }
@@ -82,52 +75,30 @@ impl Stage for LimitStage {
                 let rows = left.min(batch.num_rows());
                 (batch.slice(0, rows), (input, left - rows))
             }))
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, first)))
-    }
+        }))
+    };
+    RowStage { name: "Limit", options: rows.to_string(), schema: input, change: Box::new(change) }
 }
 
 /// Numbers the rows from 0 in a column of ours, in place of such a column where there is one.
-#[derive(Debug)]
-pub(crate) struct RowNumberStage {
-    pub(crate) column: &'static str,
-    pub(crate) input: SchemaRef,
-}
-
-impl Stage for RowNumberStage {
-    fn name(&self) -> &'static str {
-        "RowNumber"
-    }
-
-    fn options(&self) -> String {
-        self.column.to_owned()
-    }
-
-    fn schema(&self) -> SchemaRef {
-        let number = Arc::new(Field::new(self.column, DataType::Int64, false));
-        let others = self.input.fields().iter().filter(|field| field.name() != self.column).cloned();
-        Arc::new(Schema::new([number].into_iter().chain(others).collect::<Vec<_>>()))
-    }
-
-    fn run(
-        self: Arc<Self>,
-        input: SendableRecordBatchStream,
-        _: &Arc<TaskContext>,
-    ) -> Result<SendableRecordBatchStream> {
-        let schema = self.schema();
-        let mut next = 0;
-        let numbered = input.map(move |batch| {
+pub(crate) fn row_number(column: &'static str, input: &Schema) -> RowStage {
+    let number = Arc::new(Field::new(column, DataType::Int64, false));
+    let others = input.fields().iter().filter(|field| field.name() != column).cloned();
+    let schema = Arc::new(Schema::new([number].into_iter().chain(others).collect::<Vec<_>>()));
+    let output = Arc::clone(&schema);
+    let change = move |input: SendableRecordBatchStream| -> Rows {
+        let (schema, mut next) = (Arc::clone(&output), 0);
+        Box::pin(input.map(move |batch| {
             let batch = batch?;
             let first = next;
             next += i64::try_from(batch.num_rows()).expect("rows fit in memory");
-            let column = |field: &Arc<Field>| match field.name() {
-                name if name == self.column => Arc::new(Int64Array::from_iter_values(first..next)) as ArrayRef,
+            let value = |field: &Arc<Field>| match field.name() {
+                name if name == column => Arc::new(Int64Array::from_iter_values(first..next)) as ArrayRef,
                 name => Arc::clone(&batch[name.as_str()]),
             };
-            let schema = self.schema();
-            let columns = schema.fields().iter().map(column).collect();
-            Ok(RecordBatch::try_new(schema, columns)?)
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, numbered)))
-    }
+            let columns = schema.fields().iter().map(value).collect();
+            Ok(RecordBatch::try_new(Arc::clone(&schema), columns)?)
+        }))
+    };
+    RowStage { name: "RowNumber", options: column.to_owned(), schema, change: Box::new(change) }
 }

@@ -2,24 +2,23 @@
 
 use crate::{
     error::DataError,
+    leaf::{Leaf, LeafExec},
     plan::ROW,
-    source::{SourceFile, Sources, all_rows},
+    row::strings,
+    source::{Entry, OnError, OpenSource, SourceFile, Sources, all_rows},
 };
 use async_trait::async_trait;
 use datafusion::{
-    arrow::datatypes::{DataType, Field, Schema, SchemaRef},
+    arrow::{
+        array::{Array, AsArray, RecordBatch, StringArray},
+        datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
+    },
     catalog::{Session, TableProvider},
-    common::tree_node::TreeNodeRecursion,
     datasource::TableType,
     error::Result,
     execution::{SendableRecordBatchStream, TaskContext},
     logical_expr::Expr,
-    physical_expr::{EquivalenceProperties, PhysicalExpr},
-    physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
-        execution_plan::{Boundedness, EmissionType},
-        stream::RecordBatchReceiverStreamBuilder,
-    },
+    physical_plan::{ExecutionPlan, stream::RecordBatchReceiverStreamBuilder},
 };
 use std::{
     fmt,
@@ -48,14 +47,41 @@ impl RowMap {
         self.made_by.as_deref()
     }
 
+    /// What is listed of a row that cannot be used and is left out; the error for one that cannot be.
+    pub(crate) fn leave_out(&self, row: i64, reason: String) -> Result<Entry, DataError> {
+        match self.find(row) {
+            (Some((source, file)), within) if source.on_error == OnError::Skip => {
+                let (file, row) = (file.name.clone(), Some(within + 1));
+                Ok(Entry { source: source.number, file, row, rows: Some(1), line: None, reason })
+            }
+            _ => Err(self.error(row, reason)),
+        }
+    }
+
     /// The error for a row that cannot be used, by its number over all sources.
     pub(crate) fn error(&self, row: i64, message: impl Into<String>) -> DataError {
-        let (file, within) = self.find(row);
+        let (found, within) = self.find(row);
+        let file = found.map(|(_, file)| file);
         if let Some(step) = &self.made_by {
             return DataError::MadeRow { step: step.clone(), row: within + 1, message: message.into() };
         }
         let path = file.map(SourceFile::shown).unwrap_or_default();
         DataError::Row { path, row: within + 1, message: message.into() }
+    }
+
+    /// The texts of a column.
+    ///
+    /// # Errors
+    /// [`DataError::Row`] for the first that is null.
+    pub(crate) fn texts(&self, batch: &RecordBatch, column: &str) -> Result<StringArray, DataError> {
+        let texts = strings(&batch[column]).map_err(DataError::Invalid)?;
+        match (0..texts.len()).find(|i| texts.is_null(*i)) {
+            None => Ok(texts),
+            Some(i) => {
+                let row = batch[ROW].as_primitive::<Int64Type>().value(i);
+                Err(self.error(row, format!("`{column}` is null")))
+            }
+        }
     }
 
     /// The numbers of the sources that these rows came from.
@@ -89,7 +115,7 @@ impl RowMap {
     }
 
     /// The file of a row, and its number in it.
-    fn find(&self, row: i64) -> (Option<&SourceFile>, u64) {
+    fn find(&self, row: i64) -> (Option<(&OpenSource, &SourceFile)>, u64) {
         let mut within = u64::try_from(row).unwrap_or(0);
         if self.made_by.is_some() {
             return (None, within);
@@ -106,14 +132,15 @@ impl RowMap {
                 here
             }),
         };
-        let file = source.and_then(|source| {
-            self.sources.list[source].files.iter().find(|file| {
+        let found = source.map(|source| &self.sources.list[source]).and_then(|source| {
+            let file = source.files.iter().find(|file| {
                 let here = within < file.rows;
                 within -= if here { 0 } else { file.rows };
                 here
-            })
+            });
+            file.map(|file| (source, file))
         });
-        (file, within)
+        (found, within)
     }
 }
 
@@ -160,30 +187,29 @@ impl TableProvider for SourcesTable {
             Some(columns) => Arc::new(self.schema.project(columns)?),
             None => Arc::clone(&self.schema),
         };
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&schema)),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        );
         let (sources, rows_read) = (Arc::clone(&self.sources), Arc::clone(&self.rows_read));
-        Ok(Arc::new(SourcesExec { sources, schema, rows_read, properties: Arc::new(properties) }))
+        Ok(Arc::new(LeafExec::new(AllSources { sources, schema, rows_read })))
     }
 }
 
 /// Reads the files in one thread, which keeps the order of rows whatever the number of threads of the steps.
 #[derive(Debug)]
-struct SourcesExec {
+struct AllSources {
     sources: Arc<Sources>,
     schema: SchemaRef,
     rows_read: Arc<AtomicU64>,
-    properties: Arc<PlanProperties>,
 }
 
-impl DisplayAs for SourcesExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+impl Leaf for AllSources {
+    const NAME: &'static str = "SourcesExec";
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn describe(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let files = self.sources.files().count();
-        write!(f, "SourcesExec: {files} files")?;
+        write!(f, "{files} files")?;
         for file in self.sources.files().take(3) {
             write!(f, ", {} ({}, {} rows)", file.name, file.format.name(), file.rows)?;
         }
@@ -198,33 +224,8 @@ impl DisplayAs for SourcesExec {
         }
         Ok(())
     }
-}
 
-impl ExecutionPlan for SourcesExec {
-    fn name(&self) -> &'static str {
-        "SourcesExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn execute(&self, _partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn rows(&self, context: &Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let (sources, schema) = (Arc::clone(&self.sources), Arc::clone(&self.schema));
         let rows_read = Arc::clone(&self.rows_read);
         let batch_rows = context.session_config().batch_size();

@@ -22,30 +22,34 @@ pub(crate) use self::{
     rows::all as all_rows,
     split_names::of_split,
 };
-pub(crate) use self::{mix::Mixture, options::check, quarantine::Quarantine};
+pub(crate) use self::{
+    mix::Mixture,
+    options::check,
+    quarantine::{Entry, Quarantine},
+};
 pub use self::{
     options::{FileFormat, Mix, MixStop, OnError, Source, TextDocument},
     quarantine::QUARANTINE,
 };
 
 use self::{
-    expand::expand,
+    expand::{braces, expand},
     format::Compression,
-    quarantine::Entry,
     survey::{Bad, Layout, Subject},
 };
 use crate::{
     error::{DataError, Result, reading},
     pipeline::Pipeline,
+    plan::{RESERVED, ROW},
     remote,
-    sql::refuse_volatile,
+    sql::refuse_unfit,
 };
 use datafusion::{
     arrow::datatypes::{Field, Schema, SchemaRef},
     common::DFSchema,
     logical_expr::simplify::SimplifyContext,
     optimizer::simplify_expressions::ExprSimplifier,
-    physical_expr::PhysicalExpr,
+    physical_expr::{PhysicalExpr, utils::collect_columns},
     prelude::SessionContext,
 };
 use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
@@ -97,7 +101,7 @@ pub(crate) struct OpenSource {
     /// Its path as written, without secrets.
     pub(crate) path: String,
     pub(crate) weight: Option<f64>,
-    on_error: OnError,
+    pub(crate) on_error: OnError,
     pub(crate) files: Vec<SourceFile>,
     /// The columns of the files, in the types they are read with.
     input: SchemaRef,
@@ -179,7 +183,24 @@ struct Found {
     is_remote: bool,
 }
 
+/// The files of a source by name. A path with braces stands for several.
 fn find(pipeline: &Pipeline, source: &Source) -> Result<Vec<Found>> {
+    let alternatives = match remote::is_remote(&source.path) {
+        false if pipeline.base.join(&source.path).exists() => vec![source.path.clone()],
+        _ => braces(&source.path),
+    };
+    let mut found = Vec::new();
+    for path in &alternatives {
+        found.extend(find_one(pipeline, &Source { path: path.clone(), ..source.clone() })?);
+    }
+    if alternatives.len() > 1 {
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found.dedup_by(|a, b| a.name == b.name);
+    }
+    Ok(found)
+}
+
+fn find_one(pipeline: &Pipeline, source: &Source) -> Result<Vec<Found>> {
     let base = &pipeline.base;
     if remote::is_remote(&source.path) {
         let files = remote::fetch(source, &pipeline.remote)?;
@@ -189,9 +210,18 @@ fn find(pipeline: &Pipeline, source: &Source) -> Result<Vec<Found>> {
             .collect());
     }
     let name = |path: &Path| path.strip_prefix(base).unwrap_or(path).to_string_lossy().replace('\\', "/");
-    let mut files = expand(&source.path, base, source.format)?;
+    let path = source.path.as_str();
+    let mut files = expand(path, base, source.format)?;
+    // What an earlier run made is no source of the next one.
+    let output = pipeline.output.as_ref().map(|output| pipeline.resolve(&output.path));
+    if let Some((output, real)) = output.and_then(|output| Some((output.clone(), output.canonicalize().ok()?))) {
+        files.retain(|file| file.canonicalize().map_or(true, |file| !file.starts_with(&real)));
+        if files.is_empty() {
+            return Err(DataError::Circular { pattern: path.to_owned(), output });
+        }
+    }
     if let Some(split) = &source.split {
-        let pattern = base.join(&source.path);
+        let pattern = base.join(path);
         files = of_split(files, &pattern.to_string_lossy(), split, PathBuf::clone)?;
     }
     Ok(files.into_iter().map(|path| Found { name: name(&path), path, is_remote: false }).collect())
@@ -210,8 +240,7 @@ fn survey_all(pipeline: &Pipeline, source: &Source, number: usize, quarantine: &
         let format = format.ok_or_else(|| DataError::UnknownFormat { path: shown.clone(), known: format::known() })?;
         let compression = Compression::of(&named);
         if compression != Compression::None && !format.is_text() {
-            let message = format!("a {} file compresses its columns itself: unpack it first", format.name());
-            return Err(DataError::Damaged { path: shown, row: 1, message });
+            return Err(DataError::Packed { path: shown, format: format.name(), compression: compression.name() });
         }
         formats.insert(format.name());
         files.push((file, format, compression));
@@ -227,11 +256,26 @@ fn survey_all(pipeline: &Pipeline, source: &Source, number: usize, quarantine: &
     let document = source.document.clone().unwrap_or_default();
     let on_error = source.on_error.unwrap_or(pipeline.on_error);
     let look = |(file, format, compression): (Found, FileFormat, Compression)| {
-        survey_one(file, format, compression, &document, on_error, number, quarantine)
+        survey_one(file, format, compression, &document, on_error, number)
     };
     // Of several errors that of the first file is reported, whichever thread was faster.
-    files.into_par_iter().map(look).collect::<Vec<_>>().into_iter().collect()
+    let surveyed = files.into_par_iter().map(look).collect::<Vec<_>>();
+    let (mut files, mut first_row) = (Vec::new(), 0_u64);
+    for surveyed in surveyed {
+        let (file, left_out) = surveyed?;
+        // Nobody asks for what lies beyond the limit.
+        let counts = |entry: &Entry| {
+            let row = first_row.saturating_add(entry.row.map_or(0, |row| row - 1));
+            source.limit.is_none_or(|limit| row < limit)
+        };
+        left_out.into_iter().filter(counts).for_each(|entry| quarantine.add(entry));
+        first_row = first_row.saturating_add(file.rows);
+        files.push(file);
+    }
+    Ok(files)
 }
+
+/// Looks at a file; what cannot be read of it comes beside it.
 
 fn survey_one(
     file: Found,
@@ -240,16 +284,16 @@ fn survey_one(
     document: &TextDocument,
     on_error: OnError,
     number: usize,
-    quarantine: &Quarantine,
-) -> Result<SourceFile> {
+) -> Result<(SourceFile, Vec<Entry>)> {
     let Found { path, name, is_remote } = file;
     let shown = if is_remote { PathBuf::from(&name) } else { path.clone() };
     let size_bytes = std::fs::metadata(&path).map_err(reading(&shown))?.len();
     let subject = Subject { path: &path, shown, format, compression, document, on_error };
+    let mut left_out = Vec::new();
     let surveyed = match subject.survey() {
         Err(error) if on_error == OnError::Skip => {
             let (file, reason) = (name.clone(), error.to_string());
-            quarantine.add(Entry { source: number, file, row: None, rows: None, line: None, reason });
+            left_out.push(Entry { source: number, file, row: None, rows: None, line: None, reason });
             survey::Survey::nothing(format)
         }
         other => other?,
@@ -257,9 +301,9 @@ fn survey_one(
     for bad in &surveyed.bad {
         let (row, line, reason) = (Some(bad.row + 1), bad.line, bad.message.clone());
         let rows = (bad.row < surveyed.rows).then_some(1);
-        quarantine.add(Entry { source: number, file: name.clone(), row, rows, line, reason });
+        left_out.push(Entry { source: number, file: name.clone(), row, rows, line, reason });
     }
-    Ok(SourceFile {
+    let file = SourceFile {
         path,
         name,
         is_remote,
@@ -272,7 +316,8 @@ fn survey_one(
         data_bytes: surveyed.data_bytes.unwrap_or(size_bytes),
         digest: surveyed.digest,
         bad: Arc::new(surveyed.bad),
-    })
+    };
+    Ok((file, left_out))
 }
 
 /// The rows of a source's files together. A damaged footer can claim any number of them.
@@ -299,9 +344,22 @@ fn open_one(
     let all = schema::common_schema(files.iter().map(|file| (file.schema.as_ref(), file.shown())), is_guessed)?;
     let in_files = counted(&source.path, files.iter().map(|file| file.rows))?;
     let (mut input, mut output, mut columns) = (all.clone(), all, None);
-    if !source.columns.is_empty() {
+    let taken = |name: &str| {
+        let holder = files.iter().find(|file| file.schema.column_with_name(name).is_some());
+        let path = holder.map_or_else(|| PathBuf::from(remote::redacted(&source.path)), SourceFile::shown);
+        DataError::ReservedColumn { path, column: name.to_owned() }
+    };
+    if source.columns.is_empty() {
+        if let Some(name) = RESERVED.into_iter().find(|name| input.column_with_name(name).is_some()) {
+            return Err(taken(name));
+        }
+    } else {
         input = schema::settled(&input);
         let mapped = map_columns(source, &input, context)?;
+        let needed = mapped.iter().flat_map(|(_, expression)| collect_columns(expression));
+        if let Some(column) = needed.into_iter().find(|column| column.name() == ROW) {
+            return Err(taken(column.name()));
+        }
         let fields = mapped.iter().map(|(name, expression)| {
             Ok(Field::new(name, expression.data_type(&input).map_err(planning(source))?, true))
         });
@@ -334,7 +392,7 @@ fn map_columns(
             Ok(_) => datafusion::logical_expr::Expr::Column(datafusion::common::Column::from_name(text)),
             Err(_) => context.parse_sql_expr(text, &known).map_err(planning(source))?,
         };
-        refuse_volatile(&step_of(source), &expression)?;
+        refuse_unfit(&step_of(source), &expression)?;
         // Some functions are there only to be rewritten into others.
         let state = context.state();
         let simplify = SimplifyContext::builder()

@@ -2,9 +2,11 @@
 
 use crate::{
     error::{DataError, Result},
+    step::STEPS,
     suggest::nearest,
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
+use toml::Spanned;
 
 /// Reads a value from TOML text.
 pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
@@ -18,6 +20,27 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
         });
         report(error.message(), word, &known, line)
     })
+}
+
+/// Says what is wrong with the first `[[step]]` that is not one step, and on which line it is.
+pub(crate) fn odd_step(text: &str) -> Option<DataError> {
+    #[derive(Deserialize)]
+    struct Steps {
+        step: Vec<Spanned<toml::Table>>,
+    }
+    let steps = toml::from_str::<Steps>(text).ok()?.step;
+    let odd = steps.into_iter().find(|step| step.get_ref().len() != 1)?;
+    let found: Vec<String> = odd.get_ref().keys().map(|key| format!("`{key}`")).collect();
+    let found = match found.as_slice() {
+        [] => "a `[[step]]` has no key".to_owned(),
+        keys => format!("a `[[step]]` has the keys {}", keys.join(", ")),
+    };
+    let message = format!(
+        "{found}, and has to have one, which says what it does: {}. Options stand in its table, as in `pack = {{ sequence_len = 2048 }}`",
+        STEPS.join(", ")
+    );
+    let line = Some(text[..odd.span().start.min(text.len())].matches('\n').count() + 1);
+    Some(DataError::Pipeline { path: None, line, message, nearest: None })
 }
 
 /// Reads a value from parsed TOML, where no lines are known.

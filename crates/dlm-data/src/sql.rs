@@ -50,7 +50,7 @@ pub(crate) fn query(frame: &DataFrame, query: &str) -> Result<Answer> {
         return Err(DataError::Sql { step, message: "a query begins with `select` or `with`".to_owned() });
     };
     if query.contains("__") && parsed.to_string().contains(ROW) {
-        return Err(DataError::Sql { step, message: format!("the name `{ROW}` is taken") });
+        return Err(DataError::Sql { step, message: format!("the name `{ROW}` is taken: choose another one") });
     }
     let is_ordered = parsed.order_by.is_some();
     // A query to which the number can be added is one of rows; with `count(*)` in it, the addition is refused.
@@ -134,8 +134,34 @@ fn count(plan: &LogicalPlan, is: fn(&LogicalPlan) -> bool) -> datafusion::error:
     Ok(found)
 }
 
+/// Refuses what an expression over single rows cannot do: look at several rows, or give something else each time.
+pub(crate) fn refuse_unfit(step: &str, expression: &Expr) -> Result<()> {
+    use datafusion::common::tree_node::TreeNode;
+    let mut found = None;
+    expression
+        .apply(|part| {
+            found = match part {
+                Expr::AggregateFunction(function) => Some(function.func.name().to_owned()),
+                Expr::WindowFunction(function) => Some(function.fun.name().to_owned()),
+                _ => return Ok(TreeNodeRecursion::Continue),
+            };
+            Ok(TreeNodeRecursion::Stop)
+        })
+        .map_err(planning(step))?;
+    if let Some(name) = found {
+        return Err(DataError::Sql {
+            step: step.to_owned(),
+            message: format!(
+                "`{name}` looks at several rows, and an expression here sees one at a time: the step `sql` takes whole queries, as in \
+                 `sql = \"select *, {name}(...) over () as x from rows\"`"
+            ),
+        });
+    }
+    refuse_volatile(step, expression)
+}
+
 /// Refuses functions that give something else each time: the same pipeline over the same input gives the same bytes.
-pub(crate) fn refuse_volatile(step: &str, expression: &Expr) -> Result<()> {
+fn refuse_volatile(step: &str, expression: &Expr) -> Result<()> {
     use datafusion::common::tree_node::TreeNode;
     let mut found = None;
     expression

@@ -1,6 +1,6 @@
 //! Steps that SQL does not have, as nodes of a DataFusion plan: chat, tokenize, pack.
 
-use crate::hold::HoldExec;
+use crate::{hold::Held, leaf::LeafExec};
 use async_trait::async_trait;
 use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef},
@@ -212,14 +212,19 @@ struct StageExec {
 
 impl StageExec {
     fn new(stage: Arc<dyn Stage>, input: Arc<dyn ExecutionPlan>) -> Self {
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(stage.schema()),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        );
-        Self { stage, input, properties: Arc::new(properties) }
+        let properties = one_partition(stage.schema());
+        Self { stage, input, properties }
     }
+}
+
+/// What every plan of ours is like: rows come one after the other, in one partition, and end.
+pub(crate) fn one_partition(schema: SchemaRef) -> Arc<PlanProperties> {
+    Arc::new(PlanProperties::new(
+        EquivalenceProperties::new(schema),
+        Partitioning::UnknownPartitioning(1),
+        EmissionType::Incremental,
+        Boundedness::Bounded,
+    ))
 }
 
 impl DisplayAs for StageExec {
@@ -311,7 +316,7 @@ impl ExtensionPlanner for StagePlanner {
                     Arc::clone(held.get_or_init(|| plan))
                 }
             };
-            return Ok(Some(Arc::new(HoldExec::new(plan))));
+            return Ok(Some(Arc::new(LeafExec::new(Held(plan)))));
         }
         let plan = stage.zip(physical_inputs.first()).map(|(stage, input)| StageExec::new(stage, Arc::clone(input)));
         Ok(plan.map(|plan| Arc::new(plan) as Arc<dyn ExecutionPlan>))

@@ -63,6 +63,29 @@ pub enum Step {
     Split(Split),
 }
 
+/// The names of all steps, as they are written in TOML.
+pub(crate) const STEPS: [&str; 19] = [
+    "filter",
+    "select",
+    "rename",
+    "map",
+    "sql",
+    "limit",
+    "sample",
+    "normalize",
+    "quality",
+    "dedup",
+    "decontaminate",
+    "chat",
+    "tokenize",
+    "answer_tail",
+    "truncate",
+    "chunk",
+    "pack",
+    "shuffle",
+    "split",
+];
+
 impl Step {
     /// The step's name, as it is written in TOML.
     #[must_use]
@@ -181,7 +204,7 @@ pub struct Pack {
     /// Which documents share a row.
     #[serde(default)]
     pub strategy: PackStrategy,
-    /// Rows' worth of tokens that are looked at together. More fills rows better and needs 8 bytes of memory a token.
+    /// Rows' worth of tokens that the first two strategies look at together. More fills rows better and needs 8 bytes of memory a token.
     #[serde(default = "default_window")]
     pub window: usize,
     /// What happens to documents longer than a row.
@@ -219,6 +242,13 @@ pub enum PackStrategy {
     Alone,
 }
 
+impl PackStrategy {
+    /// Whether it looks at a window of documents together.
+    pub(crate) fn looks_ahead(self) -> bool {
+        matches!(self, Self::FirstFitDecreasing | Self::FirstFit)
+    }
+}
+
 /// What happens to documents longer than a row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -252,4 +282,16 @@ pub struct Split {
     /// Chooses another share of the same size.
     #[serde(default)]
     pub seed: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_steps_are_those_that_are_read() {
+        let error = toml::from_str::<Step>("x = 1").unwrap_err().to_string();
+        let known: Vec<&str> = error.split('`').skip(1).step_by(2).skip(1).collect();
+        assert_eq!(known, STEPS);
+    }
 }

@@ -12,6 +12,7 @@ use crate::{
     plan::ROW,
     row::strings,
     scan::RowMap,
+    source::Entry,
     stage::BatchStage,
     step::Tokenize,
 };
@@ -274,7 +275,7 @@ impl BatchStage for TokenizeStage {
     }
 
     fn map(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let made = match &self.text {
+        let (batch, made) = match &self.text {
             Some(column) => self.texts(batch, column)?,
             None => self.conversations(batch)?,
         };
@@ -286,39 +287,55 @@ impl BatchStage for TokenizeStage {
 
 impl TokenizeStage {
     /// The tokens of a column of texts, which are their own labels: both columns share one piece of memory.
-    fn texts(&self, batch: &RecordBatch, column: &str) -> Result<[ArrayRef; 2]> {
+    fn texts(&self, batch: &RecordBatch, column: &str) -> Result<(RecordBatch, [ArrayRef; 2])> {
         let texts = strings(&batch[column]).map_err(DataError::Invalid)?;
         let mut session = self.encoders[0].tokenizer.session();
         let (mut ids, mut lengths) = (Vec::new(), Vec::with_capacity(batch.num_rows()));
+        let mut left_out = Vec::new();
         for i in 0..batch.num_rows() {
-            if texts.is_null(i) {
-                return Err(self.bad(batch, i, format!("`{column}` is null")));
+            let start = ids.len();
+            let made = match texts.is_null(i) {
+                true => Err(format!("`{column}` is null")),
+                false => {
+                    let length = self.encoders[0].append_text(&mut session, texts.value(i), &mut ids);
+                    length.map_err(|error| error.to_string())
+                }
+            };
+            match made {
+                Ok(length) => lengths.push(length),
+                Err(message) => {
+                    ids.truncate(start);
+                    left_out.push((i, self.leave_out(batch, i, message)?));
+                }
             }
-            let length = self.encoders[0].append_text(&mut session, texts.value(i), &mut ids);
-            lengths.push(length.map_err(|error| self.bad(batch, i, error.to_string()))?);
         }
-        self.account.tokenized(batch, &lengths);
+        let (batch, _) = self.account.without(batch, left_out)?;
+        self.account.tokenized(&batch, &lengths);
         let ids = list_array(ids.into_iter().map(signed).collect(), lengths);
-        Ok([Arc::clone(&ids), ids])
+        Ok((batch, [Arc::clone(&ids), ids]))
     }
 
     /// The tokens and the labels of a column of conversations.
-    fn conversations(&self, batch: &RecordBatch) -> Result<[ArrayRef; 2]> {
+    fn conversations(&self, batch: &RecordBatch) -> Result<(RecordBatch, [ArrayRef; 2])> {
         let formats = batch[CHAT_FORMAT].as_primitive::<Int32Type>();
-        let encode = |i| {
+        let (mut documents, mut left_out) = (Vec::with_capacity(batch.num_rows()), Vec::new());
+        for i in 0..batch.num_rows() {
             let format = usize::try_from(formats.value(i)).expect("formats are counted from 0");
-            let tokens = self.encoders[format].conversation(&from_array(&batch[CHAT], i));
-            tokens.map_err(|error| self.bad(batch, i, error.to_string()))
-        };
-        let documents = (0..batch.num_rows()).map(encode).collect::<Result<Vec<_>>>()?;
+            match self.encoders[format].conversation(&from_array(&batch[CHAT], i)) {
+                Ok(tokens) => documents.push(tokens),
+                Err(error) => left_out.push((i, self.leave_out(batch, i, error.to_string())?)),
+            }
+        }
+        let (batch, _) = self.account.without(batch, left_out)?;
         let lengths: Vec<usize> = documents.iter().map(|document| document.ids.len()).collect();
-        self.account.tokenized(batch, &lengths);
+        self.account.tokenized(&batch, &lengths);
         let ids = int32_lists(documents.iter().map(|document| document.ids.as_slice()));
-        Ok([ids, int32_lists(documents.iter().map(|document| document.labels.as_slice()))])
+        let labels = int32_lists(documents.iter().map(|document| document.labels.as_slice()));
+        Ok((batch, [ids, labels]))
     }
 
-    /// The error for a row of a batch that cannot be used.
-    fn bad(&self, batch: &RecordBatch, i: usize, message: String) -> DataError {
-        self.rows.error(batch[ROW].as_primitive::<Int64Type>().value(i), message)
+    /// What is listed of a row of a batch that is left out; the error for one that cannot be.
+    fn leave_out(&self, batch: &RecordBatch, i: usize, message: String) -> Result<Entry> {
+        self.rows.leave_out(batch[ROW].as_primitive::<Int64Type>().value(i), message)
     }
 }

@@ -1,6 +1,7 @@
 //! Looking prepared data through: is everything as the manifest says, and as it has to be?
 
 use crate::{
+    document_check::{self, Documents},
     error::{DataError, Result, reading},
     leak,
     manifest::{MANIFEST, Manifest, ShardInfo, Split, SplitInfo, tokenizer_folder},
@@ -27,6 +28,9 @@ pub struct Validation {
     pub violations: Vec<Violation>,
     /// Further violations that are not listed.
     pub unlisted: u64,
+    /// What could not be looked at because of the violations, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unchecked: Vec<String>,
 }
 
 /// Something that is wrong.
@@ -55,10 +59,10 @@ impl Validation {
 }
 
 /// Reads all of a folder with prepared data and says what is wrong with it: checksums, columns and counts of the shards, every
-/// row, the account of tokens, documents that stand on both sides of the split, files that do not belong there.
+/// row, the account of rows, documents and tokens, documents that stand on both sides of the split, files that do not belong there.
 ///
-/// Memory is bounded whatever the size of the data. Shards are read on all cores, and several times when there are more documents
-/// than can be compared at once.
+/// Memory is bounded whatever the size of the data, but for a third of a byte for each row of its sources. Shards are read on all
+/// cores, and several times when there are more documents than can be compared at once.
 ///
 /// # Errors
 /// [`DataError::Read`] when the folder cannot be read at all. What is wrong inside is no error but a [`Violation`].
@@ -80,9 +84,21 @@ pub fn validate(folder: impl AsRef<Path>) -> Result<Validation> {
     sides.for_each(|side| check_sums(side, &mut findings));
     check_account(&manifest, &mut findings);
     check_tokenizer(folder, &manifest, &mut findings);
-    let is_readable = |violation: &Violation| !matches!(violation.fault, Fault::Shard | Fault::Schema | Fault::Counts);
-    if findings.validation.violations.iter().all(is_readable) {
-        check_leaks(folder, &manifest, &mut findings);
+    let is_unreadable = |violation: &&Violation| matches!(violation.fault, Fault::Shard | Fault::Schema);
+    let unreadable = findings.validation.violations.iter().filter(is_unreadable);
+    match unreadable.map(|violation| &violation.path).collect::<BTreeSet<_>>().len() {
+        0 => {
+            check_documents(&manifest, &mut findings);
+            check_leaks(folder, &manifest, &mut findings);
+        }
+        count => {
+            let why = format!("{count} of {} shards cannot be read", shards.len());
+            let unchecked = &mut findings.validation.unchecked;
+            unchecked.push(format!("whether all documents of the account are there: {why}"));
+            if manifest.validation.is_some() {
+                unchecked.push(format!("whether a document stands on both sides of the split: {why}"));
+            }
+        }
     }
     check_leftovers(folder, &manifest, &mut findings)?;
     Ok(findings.validation)
@@ -91,6 +107,7 @@ pub fn validate(folder: impl AsRef<Path>) -> Result<Validation> {
 #[derive(Debug, Default)]
 struct Findings {
     validation: Validation,
+    documents: Documents,
 }
 
 impl Findings {
@@ -105,7 +122,8 @@ impl Findings {
     }
 
     fn join(&mut self, other: Self) {
-        let Validation { shards, rows, tokens, violations, unlisted } = other.validation;
+        let Validation { shards, rows, tokens, violations, unlisted, unchecked: _ } = other.validation;
+        self.documents.join(other.documents);
         self.validation.shards += shards;
         self.validation.rows += rows;
         self.validation.tokens += tokens;
@@ -162,6 +180,7 @@ fn check_shard(folder: &Path, manifest: &Manifest, info: &ShardInfo) -> Findings
                 format!("its padding is {id}, and should be {pad}"),
             );
         }
+        row.document_ids.iter().for_each(|document| findings.documents.add(*document));
         segments.push(u32::try_from(row.document_ids.len()).unwrap_or(u32::MAX));
         tokens += row.segment_ids.iter().filter(|segment| **segment > 0).count() as u64;
         label_tokens += row.labels.iter().filter(|label| **label != crate::IGNORE_INDEX).count() as u64;
@@ -224,6 +243,14 @@ fn check_sums(side: &SplitInfo, findings: &mut Findings) {
 fn check_account(manifest: &Manifest, findings: &mut Findings) {
     let written = manifest.train.tokens.saturating_add(manifest.validation.as_ref().map_or(0, |side| side.tokens));
     if let Err(message) = manifest.account.check(written) {
+        findings.add(Fault::Account, MANIFEST, None, message);
+    }
+}
+
+/// Compares the rows and documents of the account with what the shards hold.
+fn check_documents(manifest: &Manifest, findings: &mut Findings) {
+    let message = document_check::contradiction(manifest, &findings.documents);
+    if let Some(message) = message {
         findings.add(Fault::Account, MANIFEST, None, message);
     }
 }

@@ -261,6 +261,19 @@ fn a_dataset_on_the_hub_is_told_from_a_file() {
 }
 
 #[test]
+fn a_system_message_that_no_dataset_takes_is_listed_as_without_effect() {
+    let listed = |blocks: &str| {
+        let yaml = format!("base_model: m\ndefault_system_message: Be brief.\ndatasets:\n{blocks}");
+        let translation = translated(&yaml);
+        translation.ignored.iter().any(|key| key.key == "default_system_message")
+    };
+    assert!(listed("  - path: a.jsonl\n    type: alpaca\n"));
+    assert!(listed("  - path: a.jsonl\n    type: completion\n"));
+    assert!(!listed("  - path: a.jsonl\n    type: chat_template\n"));
+    assert!(!listed("  - path: a.jsonl\n    type: alpaca\n  - path: b.jsonl\n    type: sharegpt\n"));
+}
+
+#[test]
 fn what_has_no_equivalent_and_what_is_misspelt_is_refused_with_advice() {
     let with = |block: &str, rest: &str| format!("base_model: m\ndatasets:\n  - path: a.jsonl\n{block}{rest}");
     for (yaml, message) in [

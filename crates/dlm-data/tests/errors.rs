@@ -3,7 +3,7 @@
 mod support;
 
 use dlm_data::{
-    Alpaca, Chat, DataError, Messages, OnError, Pack, Pipeline, Source, SplitStep, Step, Tokenize, UserDefined,
+    Alpaca, Chat, DataError, Messages, OnError, Pack, Pipeline, Quality, Source, SplitStep, Step, Tokenize, UserDefined,
 };
 use serde_json::json;
 use std::{fs, path::Path};
@@ -252,6 +252,63 @@ fn options_without_effect_are_refused() {
     let pipeline =
         rows().chat(Chat::Alpaca(Alpaca::default())).tokenize(tokenize).pack(Pack::new(16)).output("prepared");
     assert!(says(pipeline).contains("`tokenize.column` is `output`"));
+
+    let packed = |strategy: &str, window: &str| {
+        let pipeline = end(folder.path(), rows()).with_override("pack.strategy", strategy).unwrap();
+        pipeline.with_override("pack.window", window).unwrap()
+    };
+    for strategy in ["sequential", "concatenate", "alone"] {
+        assert!(says(packed(strategy, "9")).contains("`pack.window` is 9, and has no effect"), "{strategy}");
+    }
+}
+
+#[test]
+fn thresholds_that_no_text_can_meet_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), texts(2));
+    for (least, most, expected) in [
+        (Some(9.0), Some(8.0), "`quality.min_words`, 9, and `quality.max_words`, 8"),
+        (None, Some(8.0), "`quality.min_words`, 50, and `quality.max_words`, 8"),
+    ] {
+        let quality = Quality { min_words: least, max_words: most, ..Quality::default() };
+        let pipeline = Pipeline::new().source("rows.jsonl").step(Step::Quality(quality));
+        let error = fails(&end(folder.path(), pipeline)).to_string();
+        assert!(error.contains("no text can meet both") && error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn functions_over_several_rows_are_refused_with_the_step_that_knows_them() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), texts(3));
+    let rows = || Pipeline::new().source("rows.jsonl");
+    let map = |column: &str| Step::Map([("n".to_owned(), column.to_owned())].into());
+    let mapped = Source::new("rows.jsonl").column("text", "max(text)");
+    for (pipeline, name) in [
+        (rows().filter("count(*) > 1"), "count"),
+        (rows().filter("length(text) > avg(length(text))"), "avg"),
+        (rows().filter("row_number() over (order by number) < 3"), "row_number"),
+        (rows().select(["text", "sum(number) as n"]), "sum"),
+        (rows().step(map("lag(number) over (order by number)")), "lag"),
+        (Pipeline::new().source(mapped), "max"),
+    ] {
+        let error = fails(&end(folder.path(), pipeline));
+        assert!(matches!(error, DataError::Sql { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(&format!("`{name}` looks at several rows")) && text.contains("step `sql`"), "{text}");
+        assert!(!text.contains("Function"), "{text}");
+    }
+}
+
+#[test]
+fn names_that_steps_use_for_themselves_are_no_names_for_columns() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), texts(3));
+    for select in ["number as __row", "number as __mine", "__row"] {
+        let error = fails(&end(folder.path(), Pipeline::new().source("rows.jsonl").select(["text", select])));
+        let text = error.to_string();
+        assert!(text.contains("is taken: choose one without `__` in front"), "{text}");
+    }
 }
 
 #[test]

@@ -92,6 +92,52 @@ fn an_override_reaches_options_within_options_and_the_mix() {
 }
 
 #[test]
+fn an_override_reaches_names_in_tables_that_are_not_there_yet() {
+    let pipeline = || Pipeline::new().source("a.txt").tokenize(Tokenize::new("m"));
+    let special =
+        Tokenize { special_tokens: [("pad_token".to_owned(), "<pad>".to_owned())].into(), ..Tokenize::new("m") };
+    let with_special = Pipeline::new().source("a.txt").tokenize(special);
+    for key in
+        ["tokenize.special_tokens.pad_token", "special_tokens.pad_token", "step.0.tokenize.special_tokens.pad_token"]
+    {
+        assert_eq!(pipeline().with_override(key, "<pad>").unwrap(), with_special, "{key}");
+    }
+    let with_column = Pipeline::new().source(dlm_data::Source::new("a.txt").column("text", "upper(body)"));
+    for key in ["source.columns.text", "source.0.columns.text", "columns.text"] {
+        let changed = Pipeline::new().source("a.txt").with_override(key, "upper(body)").unwrap();
+        assert_eq!(changed, with_column, "{key}");
+    }
+    let chat = Chat::Messages(Messages::default());
+    let changed =
+        Pipeline::new().chat(chat).with_override("chat.chat_template_kwargs.enable_thinking", "false").unwrap();
+    let Step::Chat(Chat::Messages(messages)) = &changed.step[0] else { panic!("{changed:?}") };
+    assert_eq!(messages.chat_template_kwargs["enable_thinking"], false);
+    let two = pipeline().source("b.txt").with_override("source.columns.text", "x").unwrap_err();
+    assert!(two.to_string().contains("`source.0.columns.text`, `source.1.columns.text`"), "{two}");
+    // What is not set stays unwritten.
+    assert_eq!(pipeline().with_override("tokenize.tokenizer", "m").unwrap(), pipeline());
+}
+
+#[test]
+fn a_step_with_two_keys_or_none_is_told_what_a_step_is() {
+    let says = |text: &str| Pipeline::from_toml(text, "").unwrap_err().to_string();
+    let error = says("[[source]]\npath = \"a\"\n\n[[step]]\npack = { sequence_len = 8 }\nwindow = 9\n");
+    assert!(error.contains("line 4: a `[[step]]` has the keys `pack`, `window`"), "{error}");
+    assert!(error.contains("filter, select, rename, map, sql") && error.contains("shuffle, split"), "{error}");
+    let error = says("[[step]]\nfilter = \"true\"\n[[step]]\n[output]\npath = \"x\"\n");
+    assert!(error.contains("line 3: a `[[step]]` has no key"), "{error}");
+}
+
+#[test]
+fn the_help_of_a_pipeline_lists_its_keys_and_steps() {
+    let help = Pipeline::from_toml("[[sources]]\npath = \"a\"\n", "").unwrap_err().help().unwrap();
+    for word in ["source", "on_error", "resources", "decontaminate", "answer_tail", "docs/pipelines.md"] {
+        assert!(help.contains(word), "{help}");
+    }
+    assert!(!help.contains("`pipelines/`"), "{help}");
+}
+
+#[test]
 fn an_ambiguous_override_lists_what_it_could_mean() {
     let error = built().with_override("filter", "true").unwrap_err();
     let DataError::AmbiguousOverride { candidates, .. } = &error else { panic!("{error}") };

@@ -19,7 +19,9 @@ fn source(folder: &Path) -> Pipeline {
 
 #[expect(clippy::needless_pass_by_value, reason = "options are written where they are given")]
 fn packed(pipeline: Pipeline, pack: Pack) -> Pipeline {
-    let pipeline = pipeline.pack(Pack { window: 7, ..pack }).output("prepared");
+    let looks_ahead = [PackStrategy::FirstFitDecreasing, PackStrategy::FirstFit].contains(&pack.strategy);
+    let window = if looks_ahead { 7 } else { pack.window };
+    let pipeline = pipeline.pack(Pack { window, ..pack }).output("prepared");
     pipeline.with_override("output.shard_tokens", "3000").unwrap()
 }
 
@@ -131,6 +133,35 @@ fn conditions_and_drops_behind_the_tokens_are_accounted_for_once() {
     let folder = tempfile::tempdir().unwrap();
     let pipeline = source(folder.path()).tokenize(tokenize()).filter("array_length(input_ids) % 4 <> 0").split(0.2);
     goes_on(&packed(pipeline, Pack { overlong: Overlong::Drop, ..Pack::new(40) }), folder.path());
+}
+
+#[test]
+fn rows_that_are_left_out_and_what_is_said_of_messages_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = |i: usize| {
+        let mut answer =
+            serde_json::json!({ "role": "assistant", "content": format!("{i} {}", "word ".repeat(i % 23)) });
+        if i.is_multiple_of(7) {
+            answer["note"] = "n".into();
+        }
+        let role = if i == 3 { "gardener" } else { "user" };
+        // The template refuses an empty question.
+        let question = if i.is_multiple_of(50) { "" } else { "q" };
+        let messages = serde_json::json!([{ "role": role, "content": question }, answer]);
+        serde_json::json!({ "messages": messages })
+    };
+    write_jsonl(&folder.path().join("rows.jsonl"), (0..ROWS).map(row));
+    let template = "{% if not messages[0].content %}{{ raise_exception('empty') }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}";
+    let roles_to_train = ["assistant", "gardener", "nobody"].map(str::to_owned).to_vec();
+    let chat = dlm_data::Messages { template: template.to_owned(), roles_to_train, ..dlm_data::Messages::default() };
+    let pipeline = Pipeline::new().relative_to(folder.path()).source("rows.jsonl").on_error(dlm_data::OnError::Skip);
+    let pipeline = packed(pipeline.chat(dlm_data::Chat::Messages(chat)).tokenize(tokenize()), Pack::new(64));
+    goes_on(&pipeline, folder.path());
+    let manifest = dlm_data::Manifest::read(&folder.path().join("whole")).unwrap();
+    assert_eq!(manifest.sources[0].quarantined as usize, ROWS / 50);
+    let kept = (0..ROWS).filter(|i| i.is_multiple_of(7) && !i.is_multiple_of(50)).count();
+    assert_eq!(manifest.account.ignored_fields["note"] as usize, kept);
+    assert_eq!(manifest.account.unseen, ["role `nobody` of `roles_to_train`"]);
 }
 
 #[test]

@@ -182,14 +182,63 @@ fn files_that_are_not_those_of_the_manifest_are_named() {
 }
 
 #[test]
+fn what_cannot_be_compared_for_want_of_a_shard_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = prepared(folder.path());
+    assert_eq!(validate(&data).unwrap().unchecked, [""; 0]);
+    fs::remove_file(data.join("train/00001.parquet")).unwrap();
+    let unchecked = validate(&data).unwrap().unchecked;
+    let manifest = dlm_data::Manifest::read(&data).unwrap();
+    let shards = manifest.train.shards.len() + manifest.validation.unwrap().shards.len();
+    let why = format!("1 of {shards} shards cannot be read");
+    assert!(unchecked.iter().all(|what| what.ends_with(&why)), "{unchecked:?}");
+    assert!(unchecked.iter().any(|what| what.contains("both sides")), "{unchecked:?}");
+    assert!(unchecked.iter().any(|what| what.contains("documents of the account")), "{unchecked:?}");
+}
+
+#[test]
+fn data_of_steps_that_change_the_number_of_documents_is_sound() {
+    let folder = tempfile::tempdir().unwrap();
+    write_jsonl(&folder.path().join("rows.jsonl"), texts(60).chain([json!({ "number": 60, "text": "" })]));
+    let behind = |steps: &str| {
+        format!(
+            "[[source]]\npath = \"rows.jsonl\"\n[[step]]\ntokenize = {{ tokenizer = {:?} }}\n{steps}\n[output]\npath = \"prepared\"",
+            tokenizer()
+        )
+    };
+    let pack = "[[step]]\npack = { sequence_len = 20, overlong = \"drop\" }";
+    for steps in [
+        pack.to_owned(),
+        format!("[[step]]\nchunk = {{ max_tokens = 9, overlap = 2 }}\n{pack}"),
+        format!("[[step]]\ntruncate = {{ max_tokens = 7, side = \"left\" }}\n{pack}"),
+        format!("[[step]]\nfilter = \"array_length(input_ids) > 9\"\n{pack}"),
+    ] {
+        let pipeline = Pipeline::from_toml(&behind(&steps), folder.path()).unwrap();
+        let output = prepare(&pipeline).unwrap().output;
+        let found = validate(&output).unwrap();
+        assert!(found.is_sound(), "{steps}: {found:?}");
+        fs::remove_dir_all(output).unwrap();
+    }
+    let before = "[[step]]\nsql = \"select unnest(array[text, text]) as text from rows\"";
+    let text = behind(pack).replacen("[[step]]", &format!("{before}\n[[step]]"), 1);
+    let output = prepare(&Pipeline::from_toml(&text, folder.path()).unwrap()).unwrap().output;
+    let found = validate(&output).unwrap();
+    assert!(found.is_sound(), "{found:?}");
+}
+
+#[test]
 fn a_manifest_that_contradicts_its_shards_or_itself_is_named() {
     type Change = fn(&mut Value);
-    let cases: [(Change, Fault); 7] = [
+    let cases: [(Change, Fault); 11] = [
         (|manifest| manifest["train"]["shards"][0]["tokens"] = json!(1), Fault::Counts),
         (|manifest| manifest["train"]["shards"][0]["label_tokens"] = json!(1), Fault::Counts),
         (|manifest| manifest["train"]["shards"][0]["segments"] = json!(1), Fault::Counts),
         (|manifest| manifest["train"]["rows"] = json!(1), Fault::Manifest),
         (|manifest| manifest["account"]["tokens"] = json!(1), Fault::Account),
+        (|manifest| manifest["account"]["rows"] = json!(299), Fault::Account),
+        (|manifest| manifest["account"]["rows"] = json!(301), Fault::Account),
+        (|manifest| manifest["account"]["documents"] = json!(299), Fault::Account),
+        (|manifest| manifest["account"]["documents"] = json!(301), Fault::Account),
         (|manifest| manifest["format_version"] = json!(99), Fault::Manifest),
         (|manifest| manifest["tokenizer"]["hash"] = json!("0"), Fault::Tokenizer),
     ];

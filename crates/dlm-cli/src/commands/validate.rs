@@ -35,6 +35,9 @@ fn write(out: &mut impl Write, found: &Validation) -> anyhow::Result<()> {
     if found.unlisted > 0 {
         writeln!(out, "and {} more", HumanCount(found.unlisted))?;
     }
+    for what in &found.unchecked {
+        writeln!(out, "not checked: {what}")?;
+    }
     writeln!(
         out,
         "{} shards, {} rows, {} tokens read{}",

@@ -33,6 +33,31 @@ pub(crate) fn is_pattern(path: &str) -> bool {
     path.contains(['*', '?', '['])
 }
 
+/// What a path with braces stands for, as in a shell: `{a,b}.csv` for `a.csv` and `b.csv`. Braces without a comma are themselves.
+pub(crate) fn braces(path: &str) -> Vec<String> {
+    for (open, _) in path.match_indices('{') {
+        let (mut depth, mut borders) = (0, vec![open]);
+        for (at, character) in path[open..].char_indices().map(|(at, character)| (open + at, character)) {
+            match character {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => borders.push(at),
+                _ => {}
+            }
+            if depth == 0 {
+                borders.push(at);
+                break;
+            }
+        }
+        if depth == 0 && borders.len() > 2 {
+            let rest = &path[borders[borders.len() - 1] + 1..];
+            let words = borders.windows(2).map(|border| &path[border[0] + 1..border[1]]);
+            return words.flat_map(|word| braces(&format!("{}{word}{rest}", &path[..open]))).collect();
+        }
+    }
+    vec![path.to_owned()]
+}
+
 /// How patterns match: `*` stops at a slash, and hidden files are named outright.
 pub(crate) const MATCHING: glob::MatchOptions =
     glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
@@ -96,6 +121,16 @@ mod tests {
     fn expanded(pattern: &str, base: &Path) -> Result<Vec<String>> {
         let files = expand(pattern, base, None)?;
         Ok(files.iter().map(|path| path.strip_prefix(base).unwrap().to_string_lossy().into_owned()).collect())
+    }
+
+    #[test]
+    fn braces_stand_for_several_paths() {
+        assert_eq!(braces("a/{b,c}/*.csv"), ["a/b/*.csv", "a/c/*.csv"]);
+        assert_eq!(braces("{a,b{1,2}}{,.gz}"), ["a", "a.gz", "b1", "b1.gz", "b2", "b2.gz"]);
+        for plain in ["a.csv", "a{b}.csv", "{a,b", "a,b}", "{}", "é{ü}"] {
+            assert_eq!(braces(plain), [plain]);
+        }
+        assert_eq!(braces("{x}{a,b}"), ["{x}a", "{x}b"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// A file, a folder, or a pattern with `*`, `?`, `[...]`, `**`; here, or under `s3://`, `gs://`, `az://`,
+    /// A file, a folder, or a pattern with `*`, `?`, `[...]`, `**`, `{a,b}`, without what lies in the output folder; here, or under `s3://`, `gs://`, `az://`,
     /// `hf://datasets/OWNER/NAME[@REVISION]/`; or one file under `https://`.
     pub path: String,
     /// How the files hold their rows, where their names do not say so.

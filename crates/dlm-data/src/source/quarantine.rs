@@ -1,6 +1,6 @@
-//! Rows and files that could not be read and were left out because the pipeline says so.
+//! Rows and files that could not be read or used and were left out because the pipeline says so.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
     sync::{Mutex, PoisonError},
@@ -14,7 +14,7 @@ pub const QUARANTINE: &str = "quarantine.jsonl";
 pub(crate) struct Quarantine(Mutex<BTreeSet<Entry>>);
 
 /// Something that was left out.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Entry {
     /// The source's number in the pipeline, counted from 0.
     pub(crate) source: usize,
@@ -25,7 +25,7 @@ pub(crate) struct Entry {
     /// How many rows; none when that cannot be known.
     pub(crate) rows: Option<u64>,
     /// The line it begins at, counted from 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) line: Option<u64>,
     /// What is wrong.
     pub(crate) reason: String,

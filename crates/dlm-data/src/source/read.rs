@@ -6,7 +6,7 @@ use super::{
     csv,
     options::{FileFormat, OnError},
     quarantine::{Entry, Quarantine},
-    records::{Broken, Chunk, Raw, Records},
+    records::{Chunk, Raw, Records},
     survey::{Bad, Layout, csv_header, row_error, utf8},
 };
 use crate::{
@@ -96,11 +96,11 @@ impl Reading {
             }
             let batch = match records.next_chunk(self.batch_rows, BATCH_BYTES) {
                 Ok(chunk) => self.decode(&chunk?),
-                Err(Broken { row, line, message }) => {
+                Err(broken) => {
                     ended = true;
-                    let bad = Bad { row, line: Some(line), message };
+                    let bad = Bad::where_broken(broken, self.file.compression);
                     // The survey has quarantined it, unless the file changed since.
-                    let is_known = self.file.bad.iter().any(|known| known.row == row);
+                    let is_known = self.file.bad.iter().any(|known| known.row == bad.row);
                     match self.on_error {
                         OnError::Skip if is_known => return None,
                         _ => {

@@ -41,7 +41,7 @@ pub(crate) fn all(
         let count = sources.list.len();
         Box::new((0..count).flat_map(move |source| {
             let base = first;
-            first += i64::try_from(sources.given[source]).expect("rows are counted");
+            first += number(sources.given[source]);
             SourceRows::new(Arc::clone(&sources), source, Arc::clone(&inner), batch_rows)
                 .map(move |batch| renumber(&batch?, |row| base + row))
         }))
@@ -63,6 +63,11 @@ fn project(batch: &RecordBatch, wanted: &SchemaRef) -> std::result::Result<Recor
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     let columns = columns.collect::<std::result::Result<Vec<_>, _>>()?;
     RecordBatch::try_new_with_options(Arc::clone(wanted), columns, &options)
+}
+
+/// A count of rows as the numbers of rows are. Sources with 2^48 rows or more have been refused.
+fn number(rows: u64) -> i64 {
+    rows.cast_signed()
 }
 
 fn numbers(batch: &RecordBatch) -> &Int64Array {
@@ -114,10 +119,10 @@ impl SourceRows {
     /// Opens the next file; false when there is none.
     fn next_file(&mut self) -> Result<bool> {
         let open = &self.sources.list[self.source];
-        let limit = i64::try_from(open.rows).expect("rows are counted");
+        let limit = number(open.rows);
         let Some(file) = open.files.get(self.next_file).filter(|_| self.next_base < limit) else { return Ok(false) };
         self.base = self.next_base;
-        self.next_base += i64::try_from(file.rows).expect("rows are counted");
+        self.next_base += number(file.rows);
         self.next_file += 1;
         if file.rows == 0 {
             self.batches = None;
@@ -205,7 +210,7 @@ impl Iterator for SourceRows {
             match batch {
                 Ok(batch) if batch.num_rows() == 0 => {}
                 Ok(batch) => {
-                    let limit = i64::try_from(self.open().rows).expect("rows are counted");
+                    let limit = number(self.open().rows);
                     let within = numbers(&batch).values().partition_point(|row| *row < limit);
                     if within < batch.num_rows() {
                         self.batches = None;
@@ -260,7 +265,7 @@ impl Mixed {
         let mut bytes = 0;
         while places.len() < self.batch_rows && (places.is_empty() || bytes < HELD_BYTES) {
             let Some((source, row)) = self.draws.next() else { break };
-            let row = i64::try_from(row).expect("rows are counted");
+            let row = number(row);
             let ordinal = self.drawn;
             self.drawn += 1;
             let place = &mut self.at[source];

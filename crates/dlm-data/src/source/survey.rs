@@ -88,6 +88,19 @@ pub(crate) struct Bad {
     pub(crate) message: String,
 }
 
+impl Bad {
+    /// The rows from the place on at which a file can no longer be read. Lines of packed text are none that an editor shows.
+    pub(crate) fn where_broken(Broken { row, line, message }: Broken, compression: Compression) -> Self {
+        match compression {
+            Compression::None => Self { row, line: Some(line), message },
+            packed => {
+                let message = format!("the {} data cannot be read on: {message}", packed.name());
+                Self { row, line: None, message }
+            }
+        }
+    }
+}
+
 /// A file about to be looked at.
 pub(crate) struct Subject<'a> {
     pub(crate) path: &'a Path,
@@ -274,12 +287,8 @@ impl Subject<'_> {
             let mut chunks = Chunks { records, broken: None };
             chunks.by_ref().for_each(|chunk| whole.add(&chunk, &look));
         }
-        if let Some(Broken { row, line, message }) = chunks.broken {
-            let message = match self.compression {
-                Compression::None => message,
-                compression => format!("the {} data cannot be read on: {message}", compression.name()),
-            };
-            whole.bad.push(Bad { row, line: Some(line), message });
+        if let Some(broken) = chunks.broken {
+            whole.bad.push(Bad::where_broken(broken, self.compression));
         }
         if self.on_error == OnError::Fail
             && let Some(first) = whole.bad.first()

@@ -3,14 +3,21 @@
 use super::{inspect_page::page, write_counts};
 use crate::{args::InspectArgs, report::Style};
 use dlm_data::{DecodedRow, InspectOptions, SideInspection, inspect};
+use dlm_files::FileError;
 use indicatif::HumanCount;
-use std::io::{self, Write, stdout};
+use std::{
+    io::{self, Write, stdout},
+    path::Path,
+};
 
 /// The longest bar, in characters.
 const WIDEST: u64 = 40;
 
 /// Runs `dlm data inspect`.
 pub(super) fn run(args: &InspectArgs) -> anyhow::Result<()> {
+    if let Some(path) = &args.html {
+        expect_folder(path)?;
+    }
     let options = InspectOptions { samples: args.rows, split: args.split.map(Into::into) };
     let inspection = inspect(&args.data, &options)?;
     if let Some(path) = &args.html {
@@ -35,6 +42,15 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<()> {
         writeln!(out, "\nthe page is `{}`", path.display())?;
     }
     Ok(())
+}
+
+/// A page goes to a folder that is there: a new one is more likely a slip. Said before everything is read.
+fn expect_folder(page: &Path) -> Result<(), FileError> {
+    let folder = page.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() {
+        return Ok(());
+    }
+    Err(FileError { action: "write", path: page.to_owned(), source: io::ErrorKind::NotFound.into() })
 }
 
 fn write_side(out: &mut impl Write, side: &SideInspection, style: Style) -> io::Result<()> {
