@@ -73,18 +73,42 @@ fn mutated() -> impl Strategy<Value = String> {
 fn the_text_that_is_mutated_is_a_pipeline() {
     let folder = tempfile::tempdir().unwrap();
     write_jsonl(&folder.path().join("rows.jsonl"), texts(20));
-    Pipeline::from_toml(&whole(), folder.path()).unwrap().explain(&Resources::default()).unwrap();
+    let pipeline = Pipeline::from_toml(&whole(), folder.path()).unwrap();
+    // Every step but those that need conversations, and each is a node or an expression of the plan.
+    let names: std::collections::BTreeSet<&str> = pipeline.step.iter().map(dlm_data::Step::name).collect();
+    assert_eq!((pipeline.step.len(), names.len()), (17, 17));
+    let plan = pipeline.explain(&Resources::default()).unwrap();
+    for (number, step) in pipeline.step.iter().enumerate() {
+        let name = step.name();
+        assert!(plan.to_lowercase().contains(name), "step {number}, {name}, is not in the plan:\n{plan}");
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_text_is_read_or_refused(text in any::<String>(), key in any::<String>(), value in any::<String>()) {
-        let _ = Pipeline::from_toml(&text, "");
+    fn any_text_is_refused_as_a_pipeline_and_any_override_names_its_key_or_takes_effect(
+        text in any::<String>(), key in any::<String>(), value in any::<String>()
+    ) {
+        match Pipeline::from_toml(&text, "") {
+            // A comment or nothing at all.
+            Ok(pipeline) => prop_assert_eq!(pipeline, Pipeline::new()),
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
         let pipeline = Pipeline::from_toml(&whole(), "").unwrap();
-        let _ = pipeline.clone().with_override(&key, &value);
-        let _ = pipeline.with_override("tokenize.column", &value);
+        if let Err(error) = pipeline.clone().with_override(&key, &value) {
+            prop_assert!(error.to_string().contains(&key), "{}", error);
+        }
+        let column = |pipeline: &Pipeline| pipeline.step.iter().find_map(|step| match step {
+            dlm_data::Step::Tokenize(tokenize) => Some(tokenize.column.clone()),
+            _ => None,
+        });
+        match pipeline.with_override("tokenize.column", &value) {
+            // A text in quotes stands for what is in them.
+            Ok(changed) => prop_assert!(column(&changed).unwrap() == value || value.contains(['"', '\''])),
+            Err(error) => prop_assert!(error.to_string().contains("invalid type"), "{}", error),
+        }
     }
 
     #[test]
