@@ -194,6 +194,17 @@ pub enum ModelError {
         /// The kind asked for.
         found: tch::Kind,
     },
+    /// A kind of number that weights of another kind are not computed in.
+    #[error(
+        "a model whose weights are in {weights:?} cannot compute in {found:?}: convert it, or compute in the kind of its weights or, \
+         where that is Float, in BFloat16"
+    )]
+    ComputeMix {
+        /// The kind of the weights.
+        weights: tch::Kind,
+        /// The kind asked for.
+        found: tch::Kind,
+    },
     /// A row is longer than the model can read.
     #[error("a row of {seq_len} tokens is longer than the {max_seq_len} positions of the model")]
     SequenceTooLong {

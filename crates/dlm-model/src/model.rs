@@ -198,10 +198,10 @@ impl Model {
     /// adapters.
     ///
     /// # Errors
-    /// [`ModelError::ComputeKind`] for any other mix than that one, [`ModelError::Torch`] when memory runs out.
+    /// [`ModelError::ComputeMix`] for any other mix than that one, [`ModelError::Torch`] when memory runs out.
     pub fn compute_in(&mut self, kind: Kind) -> Result<()> {
         if kind != self.kind() && (self.kind(), kind) != (Kind::Float, Kind::BFloat16) {
-            return Err(ModelError::ComputeKind { found: kind });
+            return Err(ModelError::ComputeMix { weights: self.kind(), found: kind });
         }
         self.transformer.compute_in(kind)?;
         self.head.compute_in(kind)?;
