@@ -60,7 +60,7 @@ impl Ledger {
     }
 
     /// Forgets the steps so far. Behind a limit reading stops early, and how far the steps before it came by then depends on
-    /// the number of threads: such numbers say nothing.
+    /// the number of threads: such numbers say nothing. Nor do those of steps whose rows a query reads more than once.
     pub(crate) fn forget(&self) {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }

@@ -76,6 +76,9 @@ impl Lowering<'_> {
         self.hold()?;
         let answer = sql::query(&self.frame, query)?;
         self.frame = answer.frame;
+        if !answer.reads_all_once {
+            self.ledger.forget();
+        }
         let step = format!("sql `{query}`");
         // Names without the tables they came from; two of one name end here.
         let fields = self.schema().fields().clone();

@@ -28,6 +28,8 @@ pub(crate) struct Answer {
     pub(crate) frame: DataFrame,
     /// Whether every row is one of the rows before and still has its number.
     pub(crate) keeps_rows: bool,
+    /// Whether the rows before are read exactly once, and to their end.
+    pub(crate) reads_all_once: bool,
 }
 
 /// Plans a query over the rows of `frame`, which it calls `rows`.
@@ -60,13 +62,19 @@ pub(crate) fn query(frame: &DataFrame, query: &str) -> Result<Answer> {
         _ => (self::plan(&state, *parsed).map_err(planning(&step))?, false),
     };
     refuse_volatile_plan(&step, &plan)?;
-    let regroups = |plan: &LogicalPlan| count(plan, regroups).map_err(planning(&step));
-    if !is_ordered && regroups(&plan)? > regroups(&rows)? {
-        let message =
-            "a query that groups, joins or unites rows gives them in no certain order: it needs an `order by`";
+    // Some joins are seen only in what is made of a query, such as that of `in (select ...)`.
+    let optimized = |plan: &LogicalPlan| state.optimize(plan).map_err(planning(&step));
+    let (made, made_before) = (optimized(&plan)?, optimized(&rows)?);
+    let has_more = |is, plan: &LogicalPlan, before: &LogicalPlan| -> Result<bool> {
+        Ok(count(plan, is).map_err(planning(&step))? > count(before, is).map_err(planning(&step))?)
+    };
+    if !is_ordered && (has_more(regroups, &plan, &rows)? || has_more(regroups, &made, &made_before)?) {
+        let message = "a query that groups, joins or unites rows, or looks for them in another one (`in (select ...)`, \
+                       `exists`), gives them in no certain order: it needs an `order by`";
         return Err(DataError::Sql { step, message: message.to_owned() });
     }
-    Ok(Answer { frame: DataFrame::new(state, plan), keeps_rows })
+    let reads_all_once = !has_more(is_limit, &plan, &rows)? && !has_more(is_scan, &made, &made_before)?;
+    Ok(Answer { frame: DataFrame::new(state, plan), keeps_rows, reads_all_once })
 }
 
 fn parse(state: &SessionState, query: &str) -> datafusion::error::Result<ParsedStatement> {
@@ -114,6 +122,14 @@ fn is_of_rows(select: &Select) -> bool {
 
 fn is_unnest(node: &LogicalPlan) -> bool {
     matches!(node, LogicalPlan::Unnest(_))
+}
+
+fn is_limit(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Limit(_))
+}
+
+fn is_scan(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::TableScan(_))
 }
 
 /// Whether a node mixes rows: groups, but not all of them into one, joins, unions, `distinct`.
