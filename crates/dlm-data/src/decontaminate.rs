@@ -4,6 +4,7 @@ use crate::{
     error::{DataError, Result},
     ledger::StepCounter,
     memory::Memory,
+    remote::redacted,
     row::strings,
     scan::RowMap,
     stage::{Stage, map_in_order},
@@ -205,7 +206,7 @@ impl Stage for DecontaminateStage {
         format!(
             "{} against {}{}, ngram={ngram}, min_ngram={min_ngram}, min_matches={min_matches}, min_share={min_share}: {action:?}",
             columns.join(", "),
-            against.join(", "),
+            against.iter().map(|path| redacted(path)).collect::<Vec<_>>().join(", "),
             if fields.is_empty() { String::new() } else { format!(" ({})", fields.join(", ")) },
         )
     }

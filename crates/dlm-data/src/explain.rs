@@ -19,7 +19,7 @@ use std::fmt::Write;
 /// What [`prepare`](crate::Pipeline::prepare) would find wrong before it reads the first row.
 pub async fn explain(pipeline: &Pipeline, resources: &Resources) -> Result<String> {
     let plan = lower(pipeline, resources, Until::Packed)?;
-    let words = in_words(pipeline, &plan.files, &plan.columns)?;
+    let words = in_words(&pipeline.without_secrets(), &plan.files, &plan.columns)?;
     let failed = |error| DataError::from_datafusion(error, "the pipeline");
     let (state, logical) = plan.frame.into_parts();
     let logical = state.optimize(&logical).map_err(failed)?;

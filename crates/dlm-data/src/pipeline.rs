@@ -236,6 +236,13 @@ impl Pipeline {
         for source in &mut shown.source {
             source.path = crate::remote::redacted(&source.path);
         }
+        for step in &mut shown.step {
+            if let Step::Decontaminate(decontaminate) = step {
+                for path in &mut decontaminate.against {
+                    *path = crate::remote::redacted(path);
+                }
+            }
+        }
         shown
     }
 
