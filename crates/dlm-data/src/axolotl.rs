@@ -189,6 +189,9 @@ pub fn translate(yaml: &str, base: impl Into<PathBuf>) -> Result<Translation> {
         pipeline = pipeline.step(Step::Shuffle(Shuffle { seed }));
     }
     match keys.decimal("val_set_size")? {
+        Some(share) if share < 0.0 => {
+            return Err(keys.wrong(&format!("`val_set_size` is {share}, and has to be 0 or a share, below 1")));
+        }
         Some(share) if share >= 1.0 => {
             return Err(keys.wrong(&format!(
                 "`val_set_size` is {share}, a number of rows: rows are set aside by a hash of their content, so give the share, \
@@ -221,19 +224,30 @@ pub fn translate(yaml: &str, base: impl Into<PathBuf>) -> Result<Translation> {
     let concatenation = keys.flag("pretraining_sample_concatenation")?;
     let packs = packing.unwrap_or(is_pretraining && concatenation.unwrap_or(true));
     let sequentially = keys.flag("sample_packing_sequentially")?.unwrap_or(false);
+    let strategies = [None, Some("drop"), Some("truncate"), Some("raise")];
+    if let Some(other) = excess.as_ref().filter(|_| !strategies.contains(&excess.as_deref())) {
+        return Err(
+            keys.wrong(&format!("`excess_length_strategy` is `{other}`, and has to be `drop`, `truncate` or `raise`"))
+        );
+    }
+    let mut ignore = |key: &str, reason| ignored.push(IgnoredKey { key: key.to_owned(), reason });
+    if is_text && excess.is_some() {
+        ignore(
+            "excess_length_strategy",
+            "text without a conversation is cut into pieces, and nothing of it is left out",
+        );
+    }
+    if sequentially && !packs {
+        ignore("sample_packing_sequentially", "rows are not packed (`sample_packing`)");
+    }
     let overlong = match excess.as_deref() {
         _ if is_text => Overlong::Cut,
-        None | Some("drop") => Overlong::Drop,
         Some("raise") => Overlong::Raise,
         Some("truncate") => {
             pipeline = pipeline.truncate(Truncate::new(sequence_len));
             Overlong::Cut
         }
-        Some(other) => {
-            return Err(keys.wrong(&format!(
-                "`excess_length_strategy` is `{other}`, and has to be `drop`, `truncate` or `raise`"
-            )));
-        }
+        _ => Overlong::Drop,
     };
     let strategy = match (packs, sequentially) {
         (false, _) => PackStrategy::Alone,

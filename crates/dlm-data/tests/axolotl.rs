@@ -209,6 +209,18 @@ fn what_is_too_long_is_dropped_cut_or_refused_as_the_strategy_says() {
 }
 
 #[test]
+fn keys_about_length_and_packing_that_nothing_comes_of_are_listed_as_ignored() {
+    let ignored = |rest: &str| -> Vec<String> {
+        let yaml = format!("base_model: m\ndatasets:\n  - {{path: a.jsonl, type: completion}}\n{rest}\n");
+        translated(&yaml).ignored.into_iter().map(|ignored| ignored.key).collect()
+    };
+    assert_eq!(ignored("excess_length_strategy: raise"), ["excess_length_strategy"]);
+    assert_eq!(ignored("sample_packing_sequentially: true"), ["sample_packing_sequentially"]);
+    assert!(ignored("sample_packing_sequentially: true\nsample_packing: true").is_empty());
+    assert!(ignored("sample_packing_sequentially: false").is_empty());
+}
+
+#[test]
 fn a_template_of_ones_own_is_meant_where_it_is_given() {
     for yaml in [
         "chat_template_jinja: '{{ messages }}'\ndatasets:\n  - {path: a.jsonl, type: chat_template}\n",
@@ -295,6 +307,8 @@ fn what_has_no_equivalent_and_what_is_misspelt_is_refused_with_advice() {
         (with("    type: alpaca\n    split: 'train[10%:]'\n", ""), "such as `train[:1000]`"),
         (with("    type: alpaca\n", "val_set_size: 500\n"), "`val_set_size` is 500, a number of rows"),
         (with("    type: alpaca\n", "excess_length_strategy: keep\n"), "`excess_length_strategy` is `keep`"),
+        (with("    type: completion\n", "excess_length_strategy: rase\n"), "`excess_length_strategy` is `rase`"),
+        (with("    type: alpaca\n", "val_set_size: -0.1\n"), "`val_set_size` is -0.1"),
         (with("    type: alpaca\n", "sequence_len: long\n"), "`sequence_len` is text, and has to be a whole number"),
         (with("    type: alpaca\n", "pretraining_dataset: x\n"), "keep one of them"),
     ] {
