@@ -86,32 +86,19 @@ impl RowMap {
 
     /// The numbers of the sources that these rows came from.
     pub(crate) fn sources_of(&self, rows: &[i64]) -> Vec<usize> {
-        let Some(mixture) = &self.sources.mixture else {
-            let source = |row: &i64| {
-                let mut within = u64::try_from(*row).unwrap_or(0);
-                let found = self.sources.given.iter().position(|given| {
-                    let here = within < *given;
-                    within -= if here { 0 } else { *given };
-                    here
-                });
-                found.unwrap_or(0)
-            };
-            return rows.iter().map(source).collect();
+        let source = |row: &i64| {
+            let mut within = u64::try_from(*row).unwrap_or(0);
+            if let Some(mixture) = &self.sources.mixture {
+                return mixture.source_of(within);
+            }
+            let found = self.sources.given.iter().position(|given| {
+                let here = within < *given;
+                within -= if here { 0 } else { *given };
+                here
+            });
+            found.unwrap_or(0)
         };
-        // The draws are repeated once for all of them.
-        let mut order: Vec<usize> = (0..rows.len()).collect();
-        order.sort_by_key(|i| rows[*i]);
-        let mut order = order.into_iter().peekable();
-        let mut sources = vec![0; rows.len()];
-        for (at, (source, _)) in (0i64..).zip(mixture.draws()) {
-            while let Some(i) = order.next_if(|i| rows[*i] == at) {
-                sources[i] = source;
-            }
-            if order.peek().is_none() {
-                break;
-            }
-        }
-        sources
+        rows.iter().map(source).collect()
     }
 
     /// The file of a row, and its number in it.

@@ -30,6 +30,14 @@ impl Mixture {
         Self { mix, bounds, lengths }
     }
 
+    /// The source that a draw gives, from 0: it depends on the draw's number alone.
+    pub(crate) fn source_of(&self, draw: u64) -> usize {
+        let mut hash = XxHash64::with_seed(self.mix.seed);
+        hash.write(&draw.to_le_bytes());
+        let uniform = (hash.finish() >> 11) as f64 / (1_u64 << 53) as f64;
+        self.bounds.partition_point(|bound| *bound <= uniform)
+    }
+
     /// The sources drawn, in order.
     pub(crate) fn draws(&self) -> Draws {
         let sources = self.lengths.len();
@@ -67,10 +75,7 @@ impl Iterator for Draws {
         if self.is_complete {
             return None;
         }
-        let mut hash = XxHash64::with_seed(self.mixture.mix.seed);
-        hash.write(&self.drawn.to_le_bytes());
-        let uniform = (hash.finish() >> 11) as f64 / (1_u64 << 53) as f64;
-        let source = self.mixture.bounds.partition_point(|bound| *bound <= uniform);
+        let source = self.mixture.source_of(self.drawn);
         let length = self.mixture.lengths[source];
         let row = self.taken[source] % length;
         self.drawn += 1;
@@ -114,6 +119,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_source_of_a_draw_is_known_without_those_before_it() {
+        let mixture = Mixture::new(Mix { seed: 3, stop: MixStop::AllExhausted }, &[3.0, 1.0, 0.2], vec![20, 50, 9]);
+        let drawn: Vec<usize> = mixture.draws().map(|(source, _)| source).collect();
+        let known: Vec<usize> = (0..drawn.len() as u64).map(|draw| mixture.source_of(draw)).collect();
+        assert_eq!(known, drawn);
+        assert!((0..3).all(|source| drawn.contains(&source)));
+        // So far out that whoever goes through those before it never comes back.
+        assert!(mixture.source_of(1 << 47) < 3);
     }
 
     #[test]
