@@ -34,8 +34,9 @@ impl Mixture {
     ///
     /// Rows are chosen by a hash of the seed and their content, so that equal rows, also of different datasets, never stand
     /// on both sides. Rows that hold pieces of the same document stay together, as far as that leaves a part at all. The part is
-    /// never larger than asked, and smaller where no group of rows fits what is left. No row is read: content hashes are in the
-    /// footers of the shards (those of an earlier version are read).
+    /// never larger than asked, and smaller where no group of rows fits what is left. Every dataset keeps a row to train on. Of the rows
+    /// only which documents are in them is read: content hashes are in the footers of the shards (those of an earlier version are
+    /// made of the rows).
     ///
     /// # Errors
     /// [`DataError::Invalid`] when the part or the rest would be empty; [`DataError::Shard`] when a shard is damaged.
@@ -54,10 +55,12 @@ impl Mixture {
             return Err(DataError::Invalid(message));
         }
         let mut hashes = Vec::new();
+        let mut dataset_of = Vec::new();
         let mut pieces = Vec::new();
-        for (data, _) in self.datasets() {
+        for (dataset, (data, _)) in self.datasets().enumerate() {
             pieces.extend(rows_with_pieces(data, hashes.len())?);
             hashes.extend(data.content_hashes()?);
+            dataset_of.resize(hashes.len(), dataset);
         }
         let mut groups = Groups::new(hashes.len());
         let mut rows_of = HashMap::new();
@@ -68,10 +71,10 @@ impl Mixture {
         for rows in pieces {
             rows.windows(2).for_each(|pair| groups.join(pair[0], pair[1]));
         }
-        let chosen = choose(&mut groups, &hashes, wanted, seed);
+        let chosen = choose(&mut groups, &hashes, &dataset_of, wanted, seed);
         let (chosen, cuts_documents) = match chosen.contains(&true) {
             true => (chosen, false),
-            false => (choose(&mut { equal_rows }, &hashes, wanted, seed), true),
+            false => (choose(&mut { equal_rows }, &hashes, &dataset_of, wanted, seed), true),
         };
         Ok(HeldOut { rest: self.side(&chosen, false)?, part: self.side(&chosen, true)?, cuts_documents })
     }
@@ -93,7 +96,9 @@ impl Mixture {
             sides.push((data.part(rows), weight.filter(|_| !wanted)));
         }
         if sides.is_empty() {
-            let message = "no row can be held out: more rows are equal than are wanted".to_owned();
+            let message =
+                "no row can be held out: more rows are equal than are wanted, or none would be left of a dataset"
+                    .to_owned();
             return Err(DataError::Invalid(message));
         }
         Self::build(sides)
@@ -113,8 +118,8 @@ fn rows_with_pieces(data: &PreparedData, first: usize) -> Result<Vec<Vec<usize>>
     Ok(rows.into_values().collect())
 }
 
-/// Takes whole groups, in an order given by seed and content, as long as they fit.
-fn choose(groups: &mut Groups, hashes: &[u64], wanted: u64, seed: u64) -> Vec<bool> {
+/// Takes whole groups, in an order given by seed and content, as long as they fit and leave a row of each dataset.
+fn choose(groups: &mut Groups, hashes: &[u64], dataset_of: &[usize], wanted: u64, seed: u64) -> Vec<bool> {
     let mut members: HashMap<usize, Vec<usize>> = HashMap::new();
     for row in 0..hashes.len() {
         members.entry(groups.root(row)).or_default().push(row);
@@ -124,11 +129,17 @@ fn choose(groups: &mut Groups, hashes: &[u64], wanted: u64, seed: u64) -> Vec<bo
     order.sort_by_cached_key(|rows| key(rows));
     let mut chosen = vec![false; hashes.len()];
     let mut left = wanted;
+    let mut rest = vec![0_usize; dataset_of.iter().max().map_or(0, |last| last + 1)];
+    dataset_of.iter().for_each(|dataset| rest[*dataset] += 1);
     for rows in order {
-        if let Some(after) = left.checked_sub(rows.len() as u64) {
-            left = after;
-            rows.into_iter().for_each(|row| chosen[row] = true);
+        let Some(after) = left.checked_sub(rows.len() as u64) else { continue };
+        rows.iter().for_each(|row| rest[dataset_of[*row]] -= 1);
+        if rows.iter().any(|row| rest[dataset_of[*row]] == 0) {
+            rows.iter().for_each(|row| rest[dataset_of[*row]] += 1);
+            continue;
         }
+        left = after;
+        rows.into_iter().for_each(|row| chosen[row] = true);
     }
     chosen
 }
@@ -168,10 +179,10 @@ mod tests {
         let mut groups = Groups::new(6);
         groups.join(0, 3);
         groups.join(3, 5);
-        let chosen = choose(&mut groups, &[1, 2, 3, 4, 5, 6], 2, 9);
+        let chosen = choose(&mut groups, &[1, 2, 3, 4, 5, 6], &[0; 6], 2, 9);
         assert_eq!(chosen.iter().filter(|is| **is).count(), 2);
         assert!(!(chosen[0] || chosen[3] || chosen[5]));
-        let chosen = choose(&mut groups, &[1, 2, 3, 4, 5, 6], 3, 9);
+        let chosen = choose(&mut groups, &[1, 2, 3, 4, 5, 6], &[0; 6], 3, 9);
         assert_eq!((chosen[0], chosen[0]), (chosen[3], chosen[5]));
     }
 }
