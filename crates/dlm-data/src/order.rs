@@ -49,7 +49,9 @@ fn check_values(step: &Step) -> Result<()> {
     let empty = |what: &str, range: &str| Err(DataError::pipeline(format!("`{what}` is empty, and has to be {range}")));
     match step {
         Step::Rename(names) if names.is_empty() => empty("rename", "a table of old and new names"),
-        Step::Rename(names) => names.values().try_for_each(|name| check_name("rename", name)),
+        Step::Rename(names) => {
+            names.iter().flat_map(|(old, new)| [old, new]).try_for_each(|name| check_name("rename", name))
+        }
         Step::Map(columns) if columns.is_empty() => empty("map", "a table of columns and expressions"),
         Step::Map(columns) => columns.keys().try_for_each(|name| check_name("map", name)),
         Step::Limit(0) => Err(DataError::pipeline("`limit` is 0, and has to be 1 or more")),

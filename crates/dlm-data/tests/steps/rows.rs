@@ -13,7 +13,9 @@ fn rename_is_done_at_once_and_refuses_unknown_and_double_names() {
     assert_eq!(texts_of(&swapped), ["b"]);
     assert!(says(&pipeline.clone().rename([("txt", "x")])).contains("rename: there is no column `txt`"));
     assert!(says(&pipeline.clone().rename([("third", "text")])).contains("two columns would be called `text`"));
-    assert!(says(&pipeline.rename([("third", "__row")])).contains("`__row` is taken"));
+    for names in [("third", "__row"), ("__row", "id")] {
+        assert!(says(&pipeline.clone().rename([names])).contains("`__row` is taken"));
+    }
 }
 
 #[test]
