@@ -3,7 +3,7 @@
 use datafusion::arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, StringArray},
     compute::cast,
-    datatypes::{DataType, Float64Type, Int64Type},
+    datatypes::{DataType, Float64Type, Int64Type, UInt64Type},
 };
 use serde_json::{Map, Value};
 
@@ -79,6 +79,7 @@ fn to_json(column: &ArrayRef, i: usize) -> Result<Value, String> {
             let plain = cast(&column.slice(i, 1), values).map_err(|error| error.to_string())?;
             to_json(&plain, 0)?
         }
+        DataType::UInt64 => Value::from(column.as_primitive::<UInt64Type>().value(i)),
         other if other.is_integer() => {
             let cast = cast(&column.slice(i, 1), &DataType::Int64).map_err(|error| error.to_string())?;
             Value::from(cast.as_primitive::<Int64Type>().value(0))
@@ -89,4 +90,20 @@ fn to_json(column: &ArrayRef, i: usize) -> Result<Value, String> {
         }
         other => return Err(format!("conversations cannot hold values of type {other}")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::arrow::array::{Int8Array, UInt64Array};
+    use std::sync::Arc;
+
+    #[test]
+    fn whole_numbers_stay_what_they_are_to_the_largest() {
+        let unsigned: ArrayRef = Arc::new(UInt64Array::from(vec![u64::MAX, 7]));
+        let signed: ArrayRef = Arc::new(Int8Array::from(vec![-3]));
+        assert_eq!(to_json(&unsigned, 0), Ok(Value::from(u64::MAX)));
+        assert_eq!(to_json(&unsigned, 1), Ok(Value::from(7)));
+        assert_eq!(to_json(&signed, 0), Ok(Value::from(-3)));
+    }
 }
