@@ -113,14 +113,15 @@ fn sentence(step: &Step, makes_conversation: bool) -> Result<String> {
             percent(*validation)
         ),
         Step::Chat(_) => format!("makes conversations of prompts and answers: {}", options(step)?),
-        Step::Tokenize(Tokenize { tokenizer, column, add_eos, .. }) => {
+        Step::Tokenize(Tokenize { tokenizer, column, add_eos, special_tokens }) => {
             let what = if makes_conversation { "conversations".to_owned() } else { format!("`{column}`") };
             let end = match add_eos {
                 Some(true) => ", each document ended by the end token",
                 Some(false) => ", no end token added",
                 None => "",
             };
-            format!("turns {what} into token ids of `{}`{end}", tokenizer.display())
+            let roles = special_tokens.iter().map(|(role, text)| format!(", with `{text}` as its `{role}`"));
+            format!("turns {what} into token ids of `{}`{}{end}", tokenizer.display(), roles.collect::<String>())
         }
         Step::AnswerTail(_) => format!("puts tokens behind answers: {}", options(step)?),
         Step::Truncate(Truncate { max_tokens, side }) => {

@@ -260,7 +260,9 @@ impl BatchStage for TokenizeStage {
 
     fn options(&self) -> String {
         let column = self.text.as_deref().unwrap_or(CHAT);
-        format!("{column} with {}, add_eos: {:?}", self.step.tokenizer.display(), self.step.add_eos)
+        let Tokenize { tokenizer, add_eos, special_tokens, .. } = &self.step;
+        let roles = special_tokens.iter().map(|(role, text)| format!(", {role}: {text}")).collect::<String>();
+        format!("{column} with {}, add_eos: {add_eos:?}{roles}", tokenizer.display())
     }
 
     fn schema(&self) -> SchemaRef {
