@@ -244,12 +244,19 @@ fn equal_rows_of_all_datasets_never_stand_on_both_sides() {
 fn pieces_of_a_document_stay_together_where_they_can_and_it_is_said_where_they_cannot() {
     let folder = tempfile::tempdir().unwrap();
     let long = |i: usize| (0..60).map(|j| format!("{} ", i * 100 + j)).collect::<String>();
-    let several = prepared(&folder.path().join("several"), (0..12).map(long), 16);
+    let apart = folder.path().join("several");
+    std::fs::create_dir_all(&apart).unwrap();
+    write_jsonl(&apart.join("rows.jsonl"), (0..12).map(|i| serde_json::json!({ "text": long(i) })));
+    let report = prepare(&text_pipeline(&apart, 16).with_override("pack.strategy", "alone").unwrap()).unwrap();
+    assert!(report.manifest.train.rows > 40);
+    let several = PreparedData::open(report.output, Split::Train).unwrap();
+    // A piece in each row: the rows of one document hang together, and those of another are apart from them.
     let HeldOut { rest, part, cuts_documents } = Mixture::from(&several).hold_out(Part::Share(0.4), 1).unwrap();
     let documents = |mixture: &Mixture| -> BTreeSet<i64> {
         (0..mixture.rows()).flat_map(|i| mixture.read_row(i).unwrap().document_ids).collect()
     };
-    assert_eq!(cuts_documents, !documents(&rest).is_disjoint(&documents(&part)));
+    assert!(!cuts_documents && documents(&rest).is_disjoint(&documents(&part)));
+    assert!(documents(&rest).len() > 6 && documents(&part).len() > 1);
 
     let single = prepared(&folder.path().join("single"), [(0..200).map(|j| format!("{j} ")).collect()], 16);
     let HeldOut { rest, part, cuts_documents } = Mixture::from(&single).hold_out(Part::Rows(3), 1).unwrap();
