@@ -3,6 +3,7 @@
 use crate::{
     account::Account,
     answer::{END_WITHIN, is_target},
+    cut::END_CUT,
     error::{DataError, Result},
     plan::ROW,
     shuffle::keyed,
@@ -21,8 +22,8 @@ use std::{path::Path, sync::Arc};
 ///
 /// A sampler fills a canvas that is longer than the answer, so the model has to know what to put behind it. The one end token of
 /// a document teaches that only for the place right behind the answer. A tail never makes a document longer than a row, and a
-/// document that does not end with an answer gets none. What a chat template writes behind the end of the last answer, such as a
-/// line end, becomes part of the tail.
+/// document that does not end with an answer gets none, nor does one whose end `truncate` or `chunk` cut off. What a chat template
+/// writes behind the end of the last answer, such as a line end, becomes part of the tail.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum AnswerTail {
@@ -162,8 +163,13 @@ impl BatchStage for AnswerTailStage {
         let rows = batch[ROW].as_primitive::<Int64Type>();
         let list =
             |name: &str, i: usize| batch[name].as_list::<i32>().value(i).as_primitive::<Int32Type>().values().to_vec();
+        // Behind a place where a document was cut there is more of it, and nothing that says to stop.
+        let ends_cut = batch.column_by_name(END_CUT).map(AsArray::as_boolean);
         let document = |i: usize| {
             let mut tokens = Tokens { ids: list(INPUT_IDS, i), labels: list(LABELS, i) };
+            if ends_cut.is_some_and(|cut| cut.value(i)) {
+                return (tokens, 0);
+            }
             let added = self.tail.append(&mut tokens, rows.value(i).cast_unsigned(), &self.ids, self.sequence_len);
             (tokens, added as u64)
         };

@@ -2,13 +2,16 @@
 
 use crate::{
     account::Account,
+    answer::is_target,
     batch::IGNORE_INDEX,
     error::{DataError, Result},
+    plan::ROW,
+    scan::RowMap,
     stage::BatchStage,
     tokenize::{INPUT_IDS, LABELS, int32_lists},
 };
 use datafusion::arrow::{
-    array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt64Array},
+    array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array},
     compute::take,
     datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef},
 };
@@ -17,6 +20,8 @@ use std::{ops::Range, sync::Arc};
 
 /// Where a row's tokens begin in their document.
 pub(crate) const OFFSET: &str = "__offset";
+/// Whether the end of the document was cut off, so that a row's last token is not its last.
+pub(crate) const END_CUT: &str = "__end_cut";
 
 /// Cuts the rest of long documents off. What is cut off is counted in the manifest, and so is a document of which no target
 /// is left: it teaches nothing and is left out.
@@ -44,7 +49,8 @@ pub enum Side {
 /// Cuts long documents into pieces, each a document of its own that remembers its offset.
 ///
 /// With an overlap a piece begins with the last tokens of the one before. There they are context and no targets, so that every
-/// token is a target once; the manifest counts them as repeated.
+/// token is a target once; the manifest counts them as repeated. A prompt that fills the first piece is an error that names the
+/// row, as it is for packing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Chunk {
@@ -120,6 +126,7 @@ pub(crate) enum Cut {
 pub(crate) struct CutStage {
     pub(crate) cut: Cut,
     pub(crate) input: SchemaRef,
+    pub(crate) rows: Arc<RowMap>,
     pub(crate) account: Arc<Account>,
     pub(crate) threads: usize,
 }
@@ -129,6 +136,7 @@ pub(crate) struct CutStage {
 struct Pieces {
     rows: Vec<u64>,
     offsets: Vec<i64>,
+    ends_cut: Vec<bool>,
     ids: Vec<Vec<i32>>,
     labels: Vec<Vec<i32>>,
     /// Row and tokens.
@@ -154,8 +162,10 @@ impl BatchStage for CutStage {
 
     fn schema(&self) -> SchemaRef {
         let mut fields = self.input.fields().to_vec();
-        if self.input.column_with_name(OFFSET).is_none() {
-            fields.push(Arc::new(Field::new(OFFSET, DataType::Int64, false)));
+        for (name, data_type) in [(OFFSET, DataType::Int64), (END_CUT, DataType::Boolean)] {
+            if self.input.column_with_name(name).is_none() {
+                fields.push(Arc::new(Field::new(name, data_type, false)));
+            }
         }
         Arc::new(Schema::new(fields))
     }
@@ -166,13 +176,18 @@ impl BatchStage for CutStage {
 
     fn map(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let (ids, labels) = (batch[INPUT_IDS].as_list::<i32>(), batch[LABELS].as_list::<i32>());
+        let rows = batch[ROW].as_primitive::<Int64Type>();
         let before = batch.column_by_name(OFFSET).map(AsArray::as_primitive::<Int64Type>);
+        let cut_before = batch.column_by_name(END_CUT).map(AsArray::as_boolean);
         let mut pieces = Pieces::default();
         for i in 0..batch.num_rows() {
             let (ids, labels) = (ids.value(i), labels.value(i));
             let (ids, labels) = (ids.as_primitive::<Int32Type>().values(), labels.as_primitive::<Int32Type>().values());
             let first = before.map_or(0, |before| before.value(i));
-            self.cut(i, ids, labels, first, &mut pieces);
+            let is_cut = cut_before.is_some_and(|cut| cut.value(i));
+            let room = self.expect_room(labels);
+            room.map_err(|message| self.rows.error(rows.value(i), message))?;
+            self.cut(i, (ids, labels), (first, is_cut), &mut pieces);
         }
         self.account.dropped_tokens(batch, "truncate: beyond max_tokens", std::mem::take(&mut pieces.cut_off));
         self.account.dropped_tokens(batch, NO_TARGET_LEFT, std::mem::take(&mut pieces.without_target));
@@ -185,6 +200,7 @@ impl BatchStage for CutStage {
                 INPUT_IDS => int32_lists(pieces.ids.iter().map(Vec::as_slice)),
                 LABELS => int32_lists(pieces.labels.iter().map(Vec::as_slice)),
                 OFFSET => Arc::new(Int64Array::from_iter_values(pieces.offsets.iter().copied())),
+                END_CUT => Arc::new(BooleanArray::from(pieces.ends_cut.clone())),
                 name => take(&batch[name], &indices, None)
                     .map_err(|error| DataError::from_datafusion(error.into(), self.name()))?,
             })
@@ -195,20 +211,35 @@ impl BatchStage for CutStage {
 }
 
 impl CutStage {
-    fn cut(&self, row: usize, ids: &[i32], labels: &[i32], first: i64, pieces: &mut Pieces) {
+    /// Refuses a prompt that fills the first piece: cut off it, an answer answers nothing.
+    fn expect_room(&self, labels: &[i32]) -> std::result::Result<(), String> {
+        let Cut::Chunk(Chunk { max_tokens, .. }) = self.cut else { return Ok(()) };
+        match labels.iter().position(|label| is_target(*label)) {
+            Some(prompt) if prompt >= max_tokens => Err(format!(
+                "its prompt has {prompt} tokens and leaves no room for an answer in pieces of {max_tokens}; a larger \
+                 `chunk.max_tokens` has, and the step `filter = \"array_max(array_slice(labels, 1, {max_tokens})) >= 0\"` in front of it \
+                 leaves such rows out"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Cuts a document that begins at `first` in its own and whose end may be cut off already.
+    fn cut(&self, row: usize, (ids, labels): (&[i32], &[i32]), (first, is_cut): (i64, bool), pieces: &mut Pieces) {
         let mut push = |range: Range<usize>, context: usize| {
             let mut labels = labels[range.clone()].to_vec();
             labels[..context].fill(IGNORE_INDEX);
             pieces.rows.push(row as u64);
             pieces.offsets.push(first + i64::try_from(range.start).expect("a document fits in memory"));
+            pieces.ends_cut.push(is_cut || range.end < ids.len());
             pieces.ids.push(ids[range].to_vec());
             pieces.labels.push(labels);
         };
-        let is_target = |label: &i32| *label != IGNORE_INDEX;
         match &self.cut {
             Cut::Truncate(truncate) => {
                 let kept = truncate.kept(ids.len());
-                if labels.iter().any(is_target) && !labels[kept.clone()].iter().any(is_target) {
+                let has_target = |labels: &[i32]| labels.iter().any(|label| is_target(*label));
+                if has_target(labels) && !has_target(&labels[kept.clone()]) {
                     pieces.without_target.push((row, ids.len() as u64));
                 } else {
                     if kept.len() < ids.len() {

@@ -250,6 +250,7 @@ impl Lowering<'_> {
         self.add(CutStage {
             cut,
             input: self.schema(),
+            rows: Arc::clone(&self.rows),
             account: Arc::clone(&self.account),
             threads: self.resources.threads,
         })
