@@ -12,7 +12,8 @@ pub(crate) fn write(out: &mut impl Write, manifest: &Manifest) -> io::Result<()>
     Ok(())
 }
 
-fn lines(manifest: &Manifest) -> Vec<(&'static str, String, u64)> {
+/// The lines of the account: the way in or out, what it is, and tokens.
+pub(super) fn lines(manifest: &Manifest) -> Vec<(&'static str, String, u64)> {
     let account = &manifest.account;
     let mut lines = vec![("tokens in", format!("of {} documents", HumanCount(account.documents)), account.tokens)];
     let added =

@@ -1,5 +1,6 @@
 //! Prepared data as one page that needs nothing else: plots as SVG, rows as text, light or dark as the reader's screen is.
 
+use crate::commands::account;
 use dlm_data::{DecodedRow, FillBucket, Inspection, LengthBucket, Manifest, SideInspection};
 use indicatif::HumanCount;
 use std::{fmt::Write, path::Path};
@@ -196,22 +197,23 @@ fn origin_section(manifest: &Manifest) -> String {
     let mut rows: Vec<(String, String)> = vec![
         ("rows read".to_owned(), count(account.rows)),
         ("documents".to_owned(), count(account.documents)),
-        ("tokens".to_owned(), count(account.tokens)),
+        ("documents without a token".to_owned(), count(account.dropped_empty_documents)),
     ];
-    let dropped = [
-        ("documents without a token", account.dropped_empty_documents),
-        ("documents dropped as too long", account.dropped_overlong_documents),
-        ("tokens of those", account.dropped_overlong_tokens),
-        ("documents dropped as without a target", account.dropped_targetless_documents),
-        ("tokens of those", account.dropped_targetless_tokens),
-        ("tokens that a later step removed", account.dropped_filtered_tokens),
-    ];
-    rows.extend(
-        dropped.into_iter().filter(|(_, number)| *number > 0).map(|(name, number)| (name.to_owned(), count(number))),
-    );
+    let tokens = account::lines(manifest).into_iter();
+    rows.extend(tokens.map(|(way, what, tokens)| (text(&format!("{way} {what}")), count(tokens))));
     rows.push(("tokens in the vocabulary".to_owned(), count(manifest.tokenizer.vocab_size as u64)));
     let rows: String =
         rows.into_iter().map(|(name, value)| format!("<tr><th>{name}</th><td>{value}</td></tr>\n")).collect();
+    let mut steps = String::new();
+    for step in &account.steps {
+        let _ = writeln!(steps, "<tr><th>{}</th><td>{}</td></tr>", text(&step.step), count(step.rows));
+        for (reason, rows) in &step.reasons {
+            let _ = writeln!(steps, "<tr><th><small>{}</small></th><td>{}</td></tr>", text(reason), count(*rows));
+        }
+    }
+    if !steps.is_empty() {
+        steps = format!("<table><caption>Rows that steps left, and why others went</caption>\n{steps}</table>\n");
+    }
     let mut sources = String::new();
     for source in &manifest.sources {
         let share = format!("{} ({:.1} %)", count(source.rows), 100.0 * source.share);
@@ -226,7 +228,7 @@ fn origin_section(manifest: &Manifest) -> String {
     }
     format!(
         "<section>\n<h2>origin</h2>\n<div class=\"tables\">\n<table><caption>What became of rows and tokens</caption>\n{rows}</table>\n\
-         {sources}<table><caption>Rows of each file</caption>\n{files}</table>\n</div>\n\
+         {steps}{sources}<table><caption>Rows of each file</caption>\n{files}</table>\n</div>\n\
          <details><summary>pipeline</summary><pre>{}</pre></details>\n</section>\n",
         text(&manifest.pipeline)
     )
