@@ -128,7 +128,8 @@ impl Model {
         let ids = ids.to_device(self.device());
         let positions = Tensor::arange_start(start, end, (Kind::Int64, self.device())).unsqueeze(0);
         let keeps = usage != CacheUse::Peek;
-        let raw = self.transformer.forward_cached(&ids, &positions, &mut cache.layers, start, keeps)?;
+        let raw =
+            self.exactly(|| self.transformer.forward_cached(&ids, &positions, &mut cache.layers, start, keeps))?;
         let raw = raw.view([batch, window, -1]);
         let all = match &cache.states {
             Some(states) => spliced(states, &raw, start, 1),

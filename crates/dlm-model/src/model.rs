@@ -336,6 +336,16 @@ impl Model {
         Ok(())
     }
 
+    /// Runs a forward pass as other programs over libtorch would, to the bit, unless it belongs to training or is in half precision:
+    /// there it is fast.
+    pub(crate) fn exactly<T>(&self, forward: impl FnOnce() -> T) -> T {
+        if self.kind() == Kind::Float && !self.is_trainable() {
+            dlm_torch::with_plain_operators(forward)
+        } else {
+            forward()
+        }
+    }
+
     /// Refuses inputs that do not fit, before they reach an operator that would say less.
     fn check(&self, input: &DenoiserInput<'_>) -> dlm_diffusion::Result<(i64, i64)> {
         let ids = input.ids;
@@ -404,7 +414,8 @@ impl Denoiser for Model {
             wanted
         };
         let dropout_keys = input.dropout_keys.map(|keys| keys.flatten(0, 1));
-        Ok(self.transformer.forward(&ids, &positions, input.attention, wanted.as_ref(), dropout_keys)?)
+        let forward = || self.transformer.forward(&ids, &positions, input.attention, wanted.as_ref(), dropout_keys);
+        Ok(self.exactly(forward)?)
     }
 
     fn head(&self) -> &dyn Head {

@@ -316,6 +316,21 @@ fn the_lookup_of_the_padding_token_trains_nothing() {
 }
 
 #[test]
+fn inference_in_float32_goes_by_the_operators_of_other_programs_to_the_bit() {
+    let mut model = model_with(&[]);
+    let ids = Tensor::arange(40, (Kind::Int64, Device::Cpu)).view([2, 20]);
+    for layout in [AttentionLayout::full(), AttentionLayout::causal()] {
+        model.train(true);
+        let fast = states(&model, &ids, &layout).detach();
+        let plain = dlm_torch::with_plain_operators(|| states(&model, &ids, &layout)).detach();
+        model.train(false);
+        assert_eq!(states(&model, &ids, &layout), plain);
+        assert_ne!(fast, plain);
+        assert_close("states", &fast, &plain, 1e-5, 1e-5);
+    }
+}
+
+#[test]
 fn inference_keeps_no_graph() {
     let mut model = shifting(false);
     let rows = ids(&[&[1, 2]]);

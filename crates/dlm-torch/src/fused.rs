@@ -6,7 +6,7 @@ use crate::{
     additions::{check, pointers, taken},
     error::Result,
 };
-use std::ptr;
+use std::{cell::Cell, ptr};
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
@@ -194,9 +194,28 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, pieces: Option<&Tensor>) ->
     }
 }
 
-/// Whether there is a loop for tensors like this one.
+thread_local! {
+    static PLAIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls `work`, during which this thread takes libtorch's operators in place of loops of our own, but for [`attention`] in pieces.
+///
+/// Results are then those of other programs over libtorch to the bit. It matters where rounding is amplified: SmolLM2-135M made to look
+/// both ways has logits that differ by 1e-3 between any two ways of adding up the same float32 numbers.
+pub fn with_plain_operators<T>(work: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            PLAIN.set(self.0);
+        }
+    }
+    let _restore = Restore(PLAIN.replace(true));
+    work()
+}
+
+/// Whether there is a loop for tensors like this one, and it is wanted.
 fn is_fused(tensor: &Tensor) -> bool {
-    tensor.device() == Device::Cpu && matches!(tensor.kind(), Kind::Float | Kind::BFloat16)
+    !PLAIN.get() && tensor.device() == Device::Cpu && matches!(tensor.kind(), Kind::Float | Kind::BFloat16)
 }
 
 fn pointer(tensor: Option<&Tensor>) -> *const C_tensor {
@@ -236,7 +255,8 @@ mod plain {
     ) -> Result<[Tensor; 3]> {
         let fail = failed("rotate");
         let dim = tokens.size()[1] / (heads + 2 * kv_heads).max(1);
-        let seq_len = tokens.size()[0] / batch.max(1);
+        // Of no rows at all only the angles say how long they are.
+        let seq_len = if batch == 0 { angles.cos.size()[0] } else { tokens.size()[0] / batch };
         let all = tokens.f_view([batch, seq_len, heads + 2 * kv_heads, dim]).map_err(&fail)?.transpose(1, 2);
         let turn = |first: i64, count: i64| -> std::result::Result<Tensor, TchError> {
             let x = all.f_narrow(1, first, count)?;

@@ -36,4 +36,4 @@ pub use additions::{
 };
 pub use checkpoint::checkpoint;
 pub use error::{Result, TorchError};
-pub use fused::{Angles, Normed, attention, lie_joined, linears, norm, rotate, swiglu};
+pub use fused::{Angles, Normed, attention, lie_joined, linears, norm, rotate, swiglu, with_plain_operators};

@@ -255,3 +255,20 @@ fn pieces_of_attention_equal_a_mask_and_tokens_outside_get_zero() {
         }
     });
 }
+
+#[test]
+fn plain_operators_are_taken_to_the_bit_where_they_are_asked_for_and_only_there() {
+    tch::manual_seed(9);
+    let (x, weight) = (Tensor::randn([64, 70], CPU), Tensor::randn([70], CPU));
+    let normed = || norm(&x, None, &weight, 1e-5, Kind::Float).unwrap().normed;
+    let [q, k, v] = [9, 3, 3].map(|heads| Tensor::randn([2, heads, 40, 64], CPU));
+    let mixed = || attention(&q, &k, &v, None).unwrap();
+    let expected = plain::norm(&x, None, &weight, 1e-5, Kind::Float).unwrap().normed;
+    assert_eq!(with_plain_operators(normed), expected);
+    assert_eq!(with_plain_operators(|| swiglu(&x).unwrap()), plain::swiglu(&x).unwrap());
+    assert_eq!(with_plain_operators(mixed), plain::attention(&q, &k, &v, None).unwrap());
+    // Another order of adding up has other last bits.
+    assert_ne!(mixed(), plain::attention(&q, &k, &v, None).unwrap());
+    assert!(std::panic::catch_unwind(|| with_plain_operators(|| panic!("in the middle"))).is_err());
+    assert!(is_fused(&x));
+}
