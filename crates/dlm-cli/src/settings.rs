@@ -16,6 +16,7 @@ mod lenient;
 mod prepared;
 mod resolve;
 mod show;
+mod without_effect;
 
 pub use choices::{Adapter, Bf16, Compat, ObjectiveName, Optimizer, Strategy, WandbMode};
 pub(crate) use data_keys::of_training;

@@ -348,3 +348,39 @@ fn adapter_settings_are_read_as_axolotl_writes_them_and_mean_nothing_without_an_
         Ok(())
     });
 }
+
+#[test]
+fn keys_of_the_diffusion_section_that_mean_nothing_beside_the_others_are_told() {
+    let told = |assignments: &[&str]| {
+        let assignments = assignments.iter().map(|assignment| format!("diffusion.{assignment}")).collect();
+        let resolved = resolve(&Sources { assignments, ..Sources::default() }).unwrap();
+        let keys = resolved.ignored.iter().map(|ignored| ignored.key.trim_start_matches("diffusion.").to_owned());
+        keys.collect::<Vec<_>>()
+    };
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["last_block=whole", "block_start=noisy"], &["last_block", "block_start"]),
+        (&["last_block=whole", "block_start=noisy", "block_length=4"], &[]),
+        (&["cart_p=0.3"], &["cart_p"]),
+        (&["cart_p=0.3", "loss_weight=cart"], &[]),
+        (&["cart_p=0.3", "loss_weight=cart", "importance_weighting=false"], &["loss_weight", "cart_p"]),
+        (&["loss_weight=elbo", "importance_weighting=true"], &[]),
+        (
+            &["objective=autoregressive", "masking=exact_count", "timesteps=independent", "min_mask_ratio=0.1"],
+            &["masking", "timesteps", "min_mask_ratio"],
+        ),
+        (&["objective=autoregressive", "max_mask_ratio=0.9", "loss_weight=elbo"], &["max_mask_ratio", "loss_weight"]),
+        (&["masking=exact_count", "timesteps=independent", "min_mask_ratio=0.1", "max_mask_ratio=0.9"], &[]),
+        (
+            &["generate_samples=false", "generation_steps=3", "generation_temperature=1"],
+            &["generation_steps", "generation_temperature"],
+        ),
+        (&["generate_samples=true", "generation_steps=3"], &[]),
+        (&["compat=axolotl", "objective=autoregressive"], &[]),
+    ];
+    Jail::expect_with(|_| {
+        for (given, expected) in cases {
+            assert_eq!(&told(given), expected, "{given:?}");
+        }
+        Ok(())
+    });
+}

@@ -48,7 +48,7 @@ pub fn evaluate(
 ) -> Result<Metrics> {
     let process = objective.process()?;
     let by_document = objective.packing_isolation == PackingIsolation::Document;
-    let mut documents = Vec::new();
+    let (mut documents, mut ids) = (Vec::new(), Vec::new());
     let tokens_per_byte = config.tokens_per_byte;
     let loss = objective.loss().accumulated(Accumulation::Global);
     let noise = KeyedNoise::evaluation(seed);
@@ -57,6 +57,7 @@ pub fn evaluate(
     for_each_batch(rows, config, &mut |batch| {
         if by_document {
             documents.extend(eval_documents(&batch));
+            ids.extend(batch.documents.iter().map(|document| (document.ordinal as i64, document.id)));
         }
         counts += NoisedWindow::new(&[batch], 0, &process, &noise)?.counts();
         Ok(())
@@ -87,7 +88,7 @@ pub fn evaluate(
             Some(logits_shift) => autoregressive(denoiser, &documents, logits_shift, &config),
             None => bound(denoiser, &documents, &config),
         };
-        let report = report.map_err(|error| name_document(error, step))?;
+        let report = report.map_err(|error| name_document(error, &ids, step))?;
         nelbo = Some(report.nats_per_token);
         named.push(("eval/nelbo".to_owned(), report.nats_per_token));
         named.push(("eval/nelbo_mc_error".to_owned(), report.monte_carlo_error));
@@ -116,10 +117,12 @@ fn eval_documents(batch: &Batch) -> impl Iterator<Item = EvalDocument> + '_ {
     })
 }
 
-fn name_document(error: DiffusionError, step: u64) -> TrainError {
+/// Says by its id which document it is; `ids` are those of the numbers by which it was scored.
+fn name_document(error: DiffusionError, ids: &[(i64, i64)], step: u64) -> TrainError {
     match error {
         DiffusionError::NotFiniteDocument { document } => {
-            TrainError::NotFinite { what: "loss", step, documents: vec![document] }
+            let named = ids.iter().filter(|(ordinal, _)| *ordinal == document);
+            TrainError::NotFinite { what: "loss", step, documents: named.map(|(_, id)| *id).collect() }
         }
         other => other.into(),
     }
@@ -149,4 +152,69 @@ fn for_each_batch(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryRows;
+    use dlm_diffusion::{DenoiserInput, Head};
+    use std::cell::Cell;
+    use tch::{Kind, Tensor};
+
+    const VOCAB: i64 = 12;
+    const MASK: i64 = 11;
+
+    /// Knows nothing, and is no number where it sees the token, but for its first pass.
+    struct Broken {
+        at: i64,
+        is_first: Cell<bool>,
+    }
+
+    impl Denoiser for Broken {
+        fn hidden_states(&self, input: &DenoiserInput<'_>) -> std::result::Result<Tensor, DiffusionError> {
+            let (batch, seq_len) = input.ids.size2()?;
+            let sees = input.ids.eq(self.at).any_dim(1, true).expand([batch, seq_len], false).flatten(0, 1);
+            let sees = input.wanted.map_or_else(|| sees.shallow_clone(), |wanted| sees.index_select(0, wanted));
+            let states = Tensor::zeros([sees.size()[0], VOCAB], (Kind::Float, Device::Cpu));
+            let is_first = self.is_first.replace(false);
+            Ok(if is_first { states } else { states.masked_fill(&sees.unsqueeze(1), f64::NAN) })
+        }
+
+        fn head(&self) -> &dyn Head {
+            &Plain
+        }
+    }
+
+    struct Plain;
+
+    impl Head for Plain {
+        fn logits(&self, hidden: &Tensor) -> std::result::Result<Tensor, DiffusionError> {
+            Ok(hidden.shallow_clone())
+        }
+    }
+
+    #[test]
+    fn a_document_whose_bound_is_no_number_is_named_by_its_id_where_only_some_are_evaluated() {
+        let texts: Vec<Vec<i32>> = (0..10).map(|token| vec![token; 6]).collect();
+        let rows = MemoryRows::of_texts(6, &texts).unwrap();
+        let config =
+            EvaluationConfig { max_rows: Some(5), micro_batch_size: 5, passes: 4, ..EvaluationConfig::default() };
+        let evaluated = |token: i64| {
+            let denoiser = Broken { at: token, is_first: Cell::new(true) };
+            evaluate(&denoiser, Device::Cpu, &rows, &ObjectiveConfig::new(MASK), &config, 1, 3)
+        };
+        let mut named = 0;
+        for token in 0..10 {
+            match evaluated(token) {
+                Ok(_) => {}
+                Err(TrainError::NotFinite { documents, step: 3, .. }) => {
+                    assert_eq!(documents, [token]);
+                    named += 1;
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert_eq!(named, 5);
+    }
 }

@@ -213,6 +213,13 @@ impl ObjectiveConfig {
                 "an autoregressive objective masks nothing: leave out `complementary_masks`",
             ),
             (
+                self.block_length.is_some()
+                    && self.last_block == LastBlock::Whole
+                    && self.random_length_probability > 0.0,
+                "documents cut to random lengths have no whole blocks: leave out `last_block = \"whole\"` or \
+                 `random_length_probability`",
+            ),
+            (
                 self.attention_annealing_steps > 0 && (self.block_length.is_some() || self.autoregressive.is_some()),
                 "`attention_annealing_steps` is for masked diffusion of whole texts: block diffusion and autoregressive \
                  objectives say themselves who sees whom",
@@ -311,6 +318,15 @@ mod tests {
             ObjectiveConfig { z_loss: -1.0, ..base.clone() },
         ];
         assert!(base.validate().is_ok());
+        let blocks = ObjectiveConfig {
+            block_length: Some("4".parse().unwrap()),
+            last_block: LastBlock::Whole,
+            ..ObjectiveConfig::new(9)
+        };
+        assert!(blocks.validate().is_ok());
+        let cut = ObjectiveConfig { random_length_probability: 0.5, ..blocks };
+        assert!(cut.validate().unwrap_err().to_string().contains("random_length_probability"));
+        assert!(ObjectiveConfig { last_block: LastBlock::Shorter, ..cut }.validate().is_ok());
         wrong.iter().for_each(|config| assert!(config.validate().is_err(), "{config:?}"));
     }
 }

@@ -6,6 +6,7 @@ use super::{
     error::{Given, SettingsError},
     keys::Settings,
     layer::Layer,
+    without_effect::without_effect,
 };
 use figment::{
     Figment,
@@ -150,30 +151,10 @@ fn stack(layers: Vec<Layer>) -> Result<Resolved, SettingsError> {
     }
     let mut resolved = Resolved { settings, ignored, figment };
     check(&resolved)?;
-    if resolved.settings.adapter.is_none() {
-        let given = ADAPTER_KEYS.iter().filter(|key| resolved.is_given(key));
-        let reason = "`adapter` is unset: all weights are trained";
-        let told = given.map(|key| Ignored {
-            key: (*key).to_owned(),
-            origin: resolved.origin(key),
-            reason: reason.to_owned(),
-        });
-        let told: Vec<_> = told.collect();
-        resolved.ignored.extend(told);
-    }
+    let idle = without_effect(&resolved);
+    resolved.ignored.extend(idle);
     Ok(resolved)
 }
-
-/// What means something only beside `adapter`.
-const ADAPTER_KEYS: &[&str] = &[
-    "lora_r",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_target_modules",
-    "lora_target_linear",
-    "lora_modules_to_save",
-    "peft_use_rslora",
-];
 
 fn defaults() -> Result<Dict, SettingsError> {
     let provider = Serialized::defaults(Settings::default());
@@ -237,7 +218,9 @@ fn keep_settings(layer: Layer, ignored: &mut Vec<Ignored>) -> Result<Layer, Sett
 
 fn smaller_optimizer_state(value: &Value, origin: &str) -> Option<Ignored> {
     let name = value.as_str().filter(|name| name.contains("8bit") || name.contains("paged"))?;
-    let reason = format!("`{name}` is AdamW with smaller moments; here they are kept in float32");
+    let reason = format!(
+        "`{name}` is AdamW with smaller moments; here they are kept in float32, or with `bfloat16: true` in bfloat16"
+    );
     Some(Ignored { key: "optimizer".to_owned(), origin: origin.to_owned(), reason })
 }
 
