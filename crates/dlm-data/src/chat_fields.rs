@@ -4,13 +4,13 @@ use crate::{
     chat_options::Chat,
     error::{DataError, Result},
 };
-use datafusion::arrow::datatypes::{DataType, Fields, Schema};
+use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema};
 
 /// Refuses options that name a field which no message has.
 pub(crate) fn expect_fields(chat: &Chat, schema: &Schema) -> Result<()> {
     let (Chat::Messages(options) | Chat::Sharegpt(options)) = chat else { return Ok(()) };
     // Messages that are JSON in a text are known row by row.
-    let column = schema.field_with_name(&options.column).ok().map(|column| column.data_type());
+    let column = schema.field_with_name(&options.column).ok().map(Field::data_type);
     let Some(fields) = column.and_then(fields_of) else { return Ok(()) };
     let asked = [
         ("message_field_training", &options.message_field_training),

@@ -50,7 +50,8 @@ pub(crate) fn apply(pipeline: &Pipeline, key: &str, value: &str) -> Result<Pipel
         [] => return unknown(&tree),
         [found] => found,
         _ => {
-            let candidates = found.iter().map(|(container, leaf)| [container.as_slice(), &[leaf.clone()]].concat());
+            let candidates =
+                found.iter().map(|(container, leaf)| [container.as_slice(), std::slice::from_ref(leaf)].concat());
             let candidates = candidates.map(|address| address.join(".")).collect();
             return Err(DataError::AmbiguousOverride { key: key.to_owned(), candidates });
         }

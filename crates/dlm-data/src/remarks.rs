@@ -141,7 +141,7 @@ fn says_something(value: &Value) -> bool {
 mod tests {
     use super::*;
 
-    fn looked(source: &str, message: Value) -> BTreeMap<String, u64> {
+    fn looked(source: &str, message: &Value) -> BTreeMap<String, u64> {
         let template = ChatTemplate::from_source("test", source).unwrap();
         let mut turn = Turn { message: Message::new("assistant", "x"), training: None, detail: None };
         turn.message.other = message.as_object().unwrap().clone();
@@ -152,9 +152,9 @@ mod tests {
     #[test]
     fn a_field_is_left_out_where_the_template_neither_names_it_nor_writes_whole_messages() {
         let message = json!({ "tool_calls": [1], "name": "n", "empty": [], "null": null });
-        let found = looked("{% for m in messages %}{{ m.content }}{{ m.name }}{% endfor %}", message.clone());
+        let found = looked("{% for m in messages %}{{ m.content }}{{ m.name }}{% endfor %}", &message);
         assert_eq!(found, BTreeMap::from([("tool_calls".to_owned(), 2)]));
-        let found = looked("{% for m in messages %}{{ m | tojson }}{% endfor %}", message);
+        let found = looked("{% for m in messages %}{{ m | tojson }}{% endfor %}", &message);
         assert_eq!(found, BTreeMap::new());
     }
 }

@@ -276,7 +276,6 @@ fn survey_all(pipeline: &Pipeline, source: &Source, number: usize, quarantine: &
 }
 
 /// Looks at a file; what cannot be read of it comes beside it.
-
 fn survey_one(
     file: Found,
     format: FileFormat,

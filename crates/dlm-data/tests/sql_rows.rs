@@ -31,7 +31,7 @@ fn rows_that_are_looked_for_in_another_query_need_an_order_and_then_have_it() {
     for condition in [
         format!("i in ({some})"),
         format!("exists ({some} and rows.i = r.i)"),
-        format!("i not in (select i from rows where i % 3 = 1)"),
+        "i not in (select i from rows where i % 3 = 1)".to_owned(),
     ] {
         let query = format!("select cast(i as text) as text, i from rows as r where {condition}");
         let error = numbers(&pipeline.clone().sql(&query), 2).unwrap_err().to_string();

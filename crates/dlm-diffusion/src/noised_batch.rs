@@ -26,7 +26,7 @@ pub(crate) struct MaskedTokens {
     pub(crate) unit_targets: Tensor,
 }
 
-/// A micro-batch after masking, made by [`ForwardProcess::noise`].
+/// A micro-batch after masking, made by [`ForwardProcess::noise`](crate::ForwardProcess::noise).
 #[derive(Debug)]
 pub struct NoisedBatch {
     pub(crate) clean: CleanBatch,

@@ -174,7 +174,7 @@ pub fn lie_joined(weights: &[Tensor]) -> Result<bool> {
 /// number. Tokens that are no query get 0. Queries lie in one piece at most.
 ///
 /// Queries that share keys are multiplied with them at once, nothing is repeated for the group, and no more than 2^22 scores are
-/// held. On a CPU libtorch's flash kernel takes two to four times as long for rows of 256 tokens in bfloat16.
+/// held. How long that takes beside libtorch's flash kernel is in `docs/training-step.md`.
 ///
 /// # Shapes
 /// `q`: `[batch, heads, seq_len, dim]`; `k`, `v`: `[batch, kv_heads, seq_len, dim]`; out: `[batch, seq_len, heads * dim]`.
