@@ -27,8 +27,8 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Reads a GGUF file of the architecture `llama`, `qwen2` or `qwen3`, with weights in F32, F16, BF16, Q8_0, Q4_0, Q4_1,
-    /// Q4_K or Q6_K and a byte-level BPE tokenizer.
+    /// Reads a GGUF file of the architecture `llama`, `qwen2`, `qwen3`, `dream` or `llada`, with weights in F32, F16, BF16, Q8_0,
+    /// Q4_0, Q4_1, Q4_K or Q6_K and a tokenizer of byte-level BPE or SentencePiece's BPE.
     ///
     /// Mistral's models call themselves `llama` there. Nothing of the file is executed or trusted.
     ///

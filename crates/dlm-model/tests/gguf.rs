@@ -4,8 +4,8 @@ mod common;
 #[path = "common/gguf.rs"]
 mod writer;
 
-use common::{assert_same_parameters, model_with};
-use dlm_model::{Gguf, LoadOptions, Model, ModelError};
+use common::{assert_same_parameters, config_with, model_with};
+use dlm_model::{Gguf, LoadOptions, Model, ModelError, RotaryScaling};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 use std::fs;
@@ -28,7 +28,15 @@ fn with(change: impl FnOnce(&mut Contents)) -> dlm_model::Result<Gguf> {
 #[test]
 fn golden_models_come_back_from_the_gguf_that_they_were_written_to() {
     let mut compared = 0;
-    for (name, architecture) in [("llama", "llama"), ("mistral", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3")] {
+    let pairs = [
+        ("llama", "llama"),
+        ("mistral", "llama"),
+        ("qwen2", "qwen2"),
+        ("qwen3", "qwen3"),
+        ("dream", "dream"),
+        ("llada", "llada"),
+    ];
+    for (name, architecture) in pairs {
         let folder = dlm_golden::model(name);
         let model = Model::load(&folder, &LoadOptions::default()).unwrap();
         let found = read(&Contents::of(&model, architecture)).unwrap();
@@ -36,9 +44,14 @@ fn golden_models_come_back_from_the_gguf_that_they_were_written_to() {
         let (found, expected) = (found.model.config(), model.config());
         assert_eq!(found.tie_word_embeddings, expected.tie_word_embeddings, "{name}");
         assert_eq!((found.rms_norm_eps, &found.rotary), (expected.rms_norm_eps, &expected.rotary), "{name}");
+        if ["dream", "llada"].contains(&name) {
+            assert_eq!(found.family.name, name);
+            assert_eq!(found.mask_token_id, expected.mask_token_id);
+            assert!(found.mask_token_id.is_some());
+        }
         compared += 1;
     }
-    assert_eq!(compared, 4);
+    assert_eq!(compared, 6);
 }
 
 #[test]
@@ -70,16 +83,58 @@ fn a_tokenizer_comes_along_with_its_special_tokens_and_template() {
 }
 
 #[test]
-fn linear_scaling_of_positions_is_read_and_others_are_refused() {
-    let scaled = |kind: &str| {
+fn linear_and_yarn_scaling_of_positions_are_read_and_others_are_refused() {
+    let scaled = |kind: &str, more: &[(&str, f32)]| {
         with(|contents| {
-            contents.metadata.insert("llama.rope.scaling.type".to_owned(), Value::Text(kind.to_owned()));
-            contents.metadata.insert("llama.rope.scaling.factor".to_owned(), Value::F32(4.0));
+            let mut put =
+                |key: &str, value: Value| contents.metadata.insert(format!("llama.rope.scaling.{key}"), value);
+            put("type", Value::Text(kind.to_owned()));
+            put("factor", Value::F32(4.0));
+            put("original_context_length", Value::U32(16));
+            more.iter().for_each(|(key, value)| _ = put(key, Value::F32(*value)));
         })
     };
-    let config = scaled("linear").unwrap().model.config().clone();
-    assert_eq!(config.rotary.scaling, dlm_model::RotaryScaling::Linear { factor: 4.0 });
-    assert!(matches!(scaled("yarn"), Err(ModelError::UnsupportedGguf { .. })));
+    let scaling = |found: dlm_model::Result<Gguf>| found.unwrap().model.config().rotary.scaling.clone();
+    assert_eq!(scaling(scaled("linear", &[])), RotaryScaling::Linear { factor: 4.0 });
+    // As the same settings in a config.json.
+    let yarn = |more: Json| {
+        let mut settings = json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16 });
+        settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config_with(&[("rope_scaling", settings)]).unwrap().rotary.scaling
+    };
+    assert_eq!(scaling(scaled("yarn", &[])), yarn(json!({})));
+    assert_eq!(
+        scaling(scaled("yarn", &[("yarn_beta_fast", 20.0), ("yarn_beta_slow", 2.0), ("attn_factor", 1.0)])),
+        yarn(json!({ "beta_fast": 20.0, "beta_slow": 2.0 }))
+    );
+    for key in ["attn_factor", "yarn_ext_factor", "yarn_attn_factor", "yarn_log_multiplier"] {
+        let error = scaled("yarn", &[(key, 0.5)]).unwrap_err();
+        assert!(matches!(&error, ModelError::UnsupportedGguf { .. }) && error.to_string().contains(key), "{error}");
+    }
+    assert!(matches!(scaled("longrope", &[]), Err(ModelError::UnsupportedGguf { .. })));
+    let error = with(|contents| {
+        contents.metadata.insert("llama.rope.scaling.type".to_owned(), Value::Text("yarn".to_owned()));
+    });
+    assert!(error.unwrap_err().to_string().contains("it has no `llama.rope.scaling.factor`"));
+}
+
+#[test]
+fn a_shift_that_the_class_does_not_say_is_kept_with_the_mask_token() {
+    let shifted = |name: &str, architecture: &str, shift: bool| {
+        let model = Model::load(&dlm_golden::model(name), &LoadOptions::default()).unwrap();
+        let mut contents = Contents::of(&model, architecture);
+        contents.metadata.insert("diffusion.shift_logits".to_owned(), Value::Bool(shift));
+        contents
+    };
+    let of = |contents: &Contents| read(contents).unwrap().model.config().diffusion.clone();
+    assert!(of(&shifted("dream", "dream", true)).is_none_or(|info| info.logits_shift));
+    assert!(of(&shifted("llada", "llada", false)).is_none_or(|info| !info.logits_shift));
+    let unusual = of(&shifted("dream", "dream", false)).unwrap();
+    assert_eq!((unusual.mask_token_id, unusual.logits_shift), (349, false));
+    assert!(of(&shifted("llada", "llada", true)).unwrap().logits_shift);
+    let mut contents = shifted("dream", "dream", false);
+    contents.metadata.remove("tokenizer.ggml.mask_token_id");
+    assert!(read(&contents).unwrap_err().to_string().contains("it has no `tokenizer.ggml.mask_token_id`"));
 }
 
 #[test]
@@ -90,11 +145,11 @@ fn what_is_not_read_is_refused_with_what_is() {
         });
         error.unwrap_err().to_string()
     };
-    assert!(text("general.architecture", "phi3").contains("is phi3, but read is llama, qwen2 or qwen3"));
-    assert!(text("tokenizer.ggml.model", "llama").contains("the tokenizer of"));
-    assert!(text("tokenizer.ggml.pre", "tekken").contains("smollm"));
-    let error = with(|contents| contents.tensors[1].1 = 13).unwrap_err();
-    assert!(error.to_string().contains("is Q5_K, but read is F32, F16, Q4_0"), "{error}");
+    assert!(text("general.architecture", "phi3").contains("is phi3, but read is llama, qwen2, qwen3, dream or llada"));
+    assert!(text("tokenizer.ggml.model", "bert").contains("the tokenizer of"));
+    assert!(text("tokenizer.ggml.pre", "falcon").contains("smollm"));
+    let error = with(|contents| contents.tensors[1].1 = 16).unwrap_err();
+    assert!(error.to_string().contains("is IQ2_XXS, but read is F32, F16, Q4_0"), "{error}");
     let error = with(|contents| contents.tensors[1].1 = 999).unwrap_err();
     assert!(error.to_string().contains("number 999"), "{error}");
     let error = with(|contents| {
@@ -148,11 +203,20 @@ proptest! {
     #[test]
     fn no_changed_bytes_of_a_gguf_file_cause_a_panic(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), prop_oneof![Just(255u8), Just(0), any::<u8>()]), 1..9),
+        is_sentencepiece in any::<bool>(),
     ) {
         thread_local! {
-            static WHOLE: Vec<u8> = Contents::of(&model_with(&[("num_hidden_layers", json!(1))]), "llama").bytes();
+            static WHOLE: [Vec<u8>; 2] = [false, true].map(|is_sentencepiece| {
+                let mut contents = Contents::of(&model_with(&[("num_hidden_layers", json!(1))]), "llama");
+                if is_sentencepiece {
+                    let mut put = |key: &str, value| contents.metadata.insert(format!("tokenizer.ggml.{key}"), value);
+                    put("model", Value::Text("llama".to_owned()));
+                    put("scores", Value::F32s(vec![0.0, -1.0, -2.0, -1.0, 0.0]));
+                }
+                contents.bytes()
+            });
         }
-        let mut bytes = WHOLE.with(Clone::clone);
+        let mut bytes = WHOLE.with(|whole| whole[usize::from(is_sentencepiece)].clone());
         // The header is where lengths and kinds are.
         let header = bytes.len().min(2500);
         for (place, byte) in changes {

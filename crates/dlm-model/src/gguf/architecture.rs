@@ -3,6 +3,7 @@
 use super::reader::File;
 use crate::{
     config::ModelConfig,
+    diffusion_info::DiffusionInfo,
     error::Result,
     rotary::{Rotary, RotaryConfig, RotaryScaling},
     state_dict::TensorNames,
@@ -16,14 +17,38 @@ use tch::{Device, Kind, Tensor};
 pub(super) struct Architecture {
     name: &'static str,
     class: &'static str,
+    model_type: &'static str,
     /// Whether rows of queries and keys are interleaved, as llama.cpp's kernel for Llama wants them.
     interleaves: bool,
+    keys: Keys,
+}
+
+/// What the keys of a config.json are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    HuggingFace,
+    Llada,
 }
 
 const ARCHITECTURES: &[Architecture] = &[
-    Architecture { name: "llama", class: "LlamaForCausalLM", interleaves: true },
-    Architecture { name: "qwen2", class: "Qwen2ForCausalLM", interleaves: false },
-    Architecture { name: "qwen3", class: "Qwen3ForCausalLM", interleaves: false },
+    Architecture::new("llama", "LlamaForCausalLM", "llama", true),
+    Architecture::new("qwen2", "Qwen2ForCausalLM", "qwen2", false),
+    Architecture::new("qwen3", "Qwen3ForCausalLM", "qwen3", false),
+    Architecture::new("dream", "DreamModel", "Dream", false),
+    Architecture { keys: Keys::Llada, ..Architecture::new("llada", "LLaDAModelLM", "llada", true) },
+];
+
+/// The keys that LLaDA calls otherwise.
+const LLADA_KEYS: &[(&str, &str)] = &[
+    ("hidden_act", "activation_type"),
+    ("hidden_size", "d_model"),
+    ("initializer_range", "init_std"),
+    ("intermediate_size", "mlp_hidden_size"),
+    ("max_position_embeddings", "max_sequence_length"),
+    ("num_attention_heads", "n_heads"),
+    ("num_hidden_layers", "n_layers"),
+    ("num_key_value_heads", "n_kv_heads"),
+    ("tie_word_embeddings", "weight_tying"),
 ];
 
 /// Frequencies that were stretched for longer texts are stored as factors, one for each pair of dimensions.
@@ -33,7 +58,8 @@ const ROPE_FACTORS: &str = "rope_freqs.weight";
 pub(super) fn config(file: &File) -> Result<(ModelConfig, &'static Architecture)> {
     let name = file.required("general.architecture", file.text("general.architecture")?)?;
     let architecture = ARCHITECTURES.iter().find(|known| known.name == name);
-    let architecture = architecture.ok_or_else(|| file.unsupported("architecture", name, "llama, qwen2 or qwen3"))?;
+    let architecture =
+        architecture.ok_or_else(|| file.unsupported("architecture", name, "llama, qwen2, qwen3, dream or llada"))?;
     let key = |part: &str| format!("{name}.{part}");
     let integer = |part: &str| file.integer(&key(part));
     let required = |part: &str| file.required(&key(part), integer(part)?);
@@ -57,18 +83,28 @@ pub(super) fn config(file: &File) -> Result<(ModelConfig, &'static Architecture)
         object.insert(key.to_owned(), value);
     };
     put("architectures", json!([architecture.class]));
-    put("model_type", json!(name));
-    if name != "qwen2" {
-        put("attention_bias", json!(has_bias("attn_q")));
+    put("model_type", json!(architecture.model_type));
+    match name {
+        "llama" | "qwen3" => put("attention_bias", json!(has_bias("attn_q"))),
+        "llada" => put("include_qkv_bias", json!(has_bias("attn_q"))),
+        _ => {}
     }
     put("attention_dropout", json!(0.0));
-    let ids = [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")];
+    let ids =
+        [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding"), ("mask_token_id", "mask")];
     for (ours, theirs) in ids {
         if let Some(id) = file.integer(&format!("tokenizer.ggml.{theirs}_token_id"))? {
             put(ours, json!(id));
         }
     }
-    put("head_dim", json!(head_dim));
+    match architecture.keys {
+        Keys::HuggingFace => put("head_dim", json!(head_dim)),
+        Keys::Llada if head_dim.checked_mul(heads) != Some(hidden) => {
+            let expected = format!("{hidden} divided by {heads}");
+            return Err(file.unsupported("width of heads", &head_dim.to_string(), &expected));
+        }
+        Keys::Llada => {}
+    }
     put("hidden_act", json!("silu"));
     put("hidden_size", json!(hidden));
     put("initializer_range", json!(0.02));
@@ -90,17 +126,42 @@ pub(super) fn config(file: &File) -> Result<(ModelConfig, &'static Architecture)
     put("tie_word_embeddings", json!(!file.tensors.contains_key("output.weight")));
     put("torch_dtype", json!("bfloat16"));
     put("vocab_size", json!(file.required("token_embd.weight", rows)?));
+    if architecture.keys == Keys::Llada {
+        for (usual, theirs) in LLADA_KEYS {
+            if let Some(value) = object.remove(*usual) {
+                object.insert((*theirs).to_owned(), value);
+            }
+        }
+        let fixed = [
+            ("block_type", json!("llama")),
+            ("layer_norm_type", json!("rms")),
+            ("rope", json!(true)),
+            ("include_bias", json!(false)),
+        ];
+        object.extend(fixed.map(|(key, value)| (key.to_owned(), value)));
+    }
+    let config = ModelConfig::from_json(object.clone(), &file.path)?;
+    let Some(shift) = file.flag("diffusion.shift_logits")?.filter(|shift| *shift != config.family.logits_shift) else {
+        return Ok((config, architecture));
+    };
+    // What the class of the model does not say already.
+    let mask = file.required("tokenizer.ggml.mask_token_id", config.mask_token_id)?;
+    object.insert("diffusion".to_owned(), json!(DiffusionInfo::new(mask, shift)));
     Ok((ModelConfig::from_json(object, &file.path)?, architecture))
 }
 
 /// How positions were stretched, if they were.
 fn rope_scaling(file: &File, name: &str, theta: f64, head_dim: i64) -> Result<Option<Value>> {
-    let kind = file.text(&format!("{name}.rope.scaling.type"))?;
-    let factor = file.number(&format!("{name}.rope.scaling.factor"))?;
-    match (kind, factor) {
-        (None | Some("none"), _) => {}
-        (Some("linear"), Some(factor)) => return Ok(Some(json!({ "rope_type": "linear", "factor": factor }))),
-        (Some(kind), _) => return Err(file.unsupported("rope scaling", kind, "none or linear")),
+    let key = |part: &str| format!("{name}.rope.scaling.{part}");
+    let number = |part: &str| file.number(&key(part));
+    match file.text(&key("type"))? {
+        None | Some("none") => {}
+        Some("linear") => {
+            let factor = file.required(&key("factor"), number("factor")?)?;
+            return Ok(Some(json!({ "rope_type": "linear", "factor": factor })));
+        }
+        Some("yarn") => return yarn(file, &key).map(Some),
+        Some(kind) => return Err(file.unsupported("rope scaling", kind, "none, linear or yarn")),
     }
     let Some(info) = file.tensors.get(ROPE_FACTORS) else { return Ok(None) };
     let found = super::dequantize::dequantize(info.format, file.bytes(info));
@@ -125,6 +186,29 @@ fn rope_scaling(file: &File, name: &str, theta: f64, head_dim: i64) -> Result<Op
         }
     }
     Err(file.unsupported("rope scaling", "its own factors", "Llama 3.1's or 3.2's"))
+}
+
+/// The settings of YaRN; what llama.cpp computes by more than the paper's two is refused.
+fn yarn(file: &File, key: &impl Fn(&str) -> String) -> Result<Value> {
+    let factor = file.required(&key("factor"), file.number(&key("factor"))?)?;
+    let original_len = key("original_context_length");
+    let original_len = file.required(&original_len, file.integer(&original_len)?)?;
+    for part in ["attn_factor", "yarn_ext_factor", "yarn_attn_factor"] {
+        if let Some(found) = file.number(&key(part))?.filter(|found| *found != 1.0) {
+            return Err(file.unsupported(&key(part), &found.to_string(), "1"));
+        }
+    }
+    if let Some(found) = file.number(&key("yarn_log_multiplier"))? {
+        return Err(file.unsupported(&key("yarn_log_multiplier"), &found.to_string(), "nothing there"));
+    }
+    let mut scaling =
+        json!({ "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original_len });
+    for (theirs, ours) in [("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")] {
+        if let Some(beta) = file.number(&key(theirs))? {
+            scaling[ours] = json!(beta);
+        }
+    }
+    Ok(scaling)
 }
 
 /// For each of our names, the name of the tensor in the file; tensors of no known name are listed under it.
@@ -168,6 +252,10 @@ fn our_name(names: &TensorNames, theirs: &str) -> Option<String> {
 }
 
 impl Architecture {
+    const fn new(name: &'static str, class: &'static str, model_type: &'static str, interleaves: bool) -> Self {
+        Self { name, class, model_type, interleaves, keys: Keys::HuggingFace }
+    }
+
     /// Brings back the two halves of each query and key head, whose rows llama.cpp interleaves.
     pub(super) fn restore_rows(&self, tensor: &Tensor, name: &str, config: &ModelConfig) -> Result<Tensor> {
         let names = config.family.tensors;

@@ -13,6 +13,7 @@ pub(crate) enum Value {
     Text(String),
     Texts(Vec<String>),
     I32s(Vec<i32>),
+    F32s(Vec<f32>),
 }
 
 /// What a file holds; tensors as name, number of the format, shape with rows first, and bytes.
@@ -46,8 +47,15 @@ impl Contents {
         put("ARCH.rope.freq_base", Value::F32(config.rotary.theta as f32));
         put("tokenizer.ggml.model", Value::Text("gpt2".to_owned()));
         put("tokenizer.ggml.pre", Value::Text("smollm".to_owned()));
-        put("tokenizer.ggml.tokens", Value::Texts(["<end>", "a", "b", "ab", "<pad>"].map(str::to_owned).to_vec()));
-        put("tokenizer.ggml.token_type", Value::I32s(vec![3, 1, 1, 1, 5]));
+        let mut tokens = ["<end>", "a", "b", "ab", "<pad>"].map(str::to_owned).to_vec();
+        let mut kinds = vec![3, 1, 1, 1, 5];
+        if let Some(mask) = config.mask_token_id {
+            put("tokenizer.ggml.mask_token_id", int(mask));
+            tokens.extend((5..mask).map(|id| format!("[PAD{id}]")).chain(["<mask>".to_owned()]));
+            kinds.extend((5..mask).map(|_| 5).chain([3]));
+        }
+        put("tokenizer.ggml.tokens", Value::Texts(tokens));
+        put("tokenizer.ggml.token_type", Value::I32s(kinds));
         put("tokenizer.ggml.merges", Value::Texts(vec!["a b".to_owned()]));
         put("tokenizer.ggml.eos_token_id", Value::U32(0));
         put("tokenizer.ggml.add_eos_token", Value::Bool(false));
@@ -55,7 +63,7 @@ impl Contents {
         for (name, tensor) in model.named_parameters() {
             let tensor = tensor.detach().to_kind(Kind::Float);
             let heads = match name {
-                _ if architecture != "llama" => None,
+                _ if !["llama", "llada"].contains(&architecture) => None,
                 _ if name.contains("q_proj") => Some(config.num_attention_heads),
                 _ if name.contains("k_proj") => Some(config.num_key_value_heads),
                 _ => None,
@@ -96,6 +104,10 @@ impl Contents {
                     list(&mut out, 5, values.len());
                     values.iter().for_each(|value| out.extend(value.to_le_bytes()));
                 }
+                Value::F32s(values) => {
+                    list(&mut out, 6, values.len());
+                    values.iter().for_each(|value| out.extend(value.to_le_bytes()));
+                }
             }
         }
         let mut data = Vec::new();
@@ -126,6 +138,14 @@ fn interleave(tensor: &Tensor, heads: i64) -> Tensor {
 
 fn their_name(name: &str) -> String {
     [
+        ("model.transformer.blocks.", "blk."),
+        ("model.transformer.wte", "token_embd"),
+        ("model.transformer.ln_f", "output_norm"),
+        ("model.transformer.ff_out", "output"),
+        ("attn_out", "attn_output"),
+        ("ff_proj", "ffn_gate"),
+        ("ff_out", "ffn_down"),
+        ("ff_norm", "ffn_norm"),
         ("model.layers.", "blk."),
         ("self_attn.q_proj", "attn_q"),
         ("self_attn.k_proj", "attn_k"),
@@ -136,6 +156,10 @@ fn their_name(name: &str) -> String {
         ("mlp.gate_proj", "ffn_gate"),
         ("mlp.up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),
+        ("q_proj", "attn_q"),
+        ("k_proj", "attn_k"),
+        ("v_proj", "attn_v"),
+        ("up_proj", "ffn_up"),
         ("input_layernorm", "attn_norm"),
         ("post_attention_layernorm", "ffn_norm"),
         ("model.norm", "output_norm"),
