@@ -8,7 +8,7 @@ use crate::{
     chat_options::Chat,
     chat_stage::CHAT_FORMAT,
     checkpoint::{Notes, Packed, Resume},
-    cut::{Cut, OFFSET},
+    cut::{Cut, END_CUT, OFFSET},
     error::{DataError, Result},
     ledger::Ledger,
     lower_rows::ORDER,
@@ -43,7 +43,7 @@ pub(crate) const ROW: &str = "__row";
 /// True for documents of the validation side.
 pub(crate) const VALIDATION: &str = "__validation";
 /// The names of columns that steps add for themselves.
-pub(crate) const RESERVED: [&str; 6] = [ROW, VALIDATION, NUMBER, OFFSET, CHAT_FORMAT, ORDER];
+pub(crate) const RESERVED: [&str; 7] = [ROW, VALIDATION, NUMBER, OFFSET, END_CUT, CHAT_FORMAT, ORDER];
 /// Rows in a batch of short rows.
 const BATCH_ROWS: u64 = 1024;
 /// Bytes in a batch of long rows, roughly.

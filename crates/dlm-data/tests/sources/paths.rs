@@ -90,7 +90,7 @@ fn a_column_with_a_name_of_ours_is_refused_and_others_with_underscores_are_not()
     let column = |name: &'static str| -> (&str, ArrayRef) { (name, Arc::new(Int64Array::from(vec![5, 6]))) };
     let text: (&str, ArrayRef) = ("text", Arc::new(StringArray::from(vec!["a", "b"])));
     let path = folder.path().join("rows.parquet");
-    for name in ["__row", "__number", "__offset", "__validation"] {
+    for name in ["__row", "__number", "__offset", "__end_cut", "__validation", "__chat_format", "__order"] {
         write_parquet(&path, &RecordBatch::try_from_iter([text.clone(), column(name)]).unwrap());
         let error = fails(folder.path(), "rows.parquet");
         assert!(matches!(&error, DataError::ReservedColumn { column, .. } if column == name), "{error}");
