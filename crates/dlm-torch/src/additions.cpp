@@ -24,6 +24,11 @@ std::string& last_error() {
   return message;
 }
 
+std::atomic<bool>& maps_large_blocks() {
+  static std::atomic<bool> maps{true};
+  return maps;
+}
+
 namespace {
 
 // sum_i weights_i * loss_i over rows hidden_i @ weight^T, a chunk of rows at a time, where
@@ -56,7 +61,7 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     auto argmax = at::empty({n}, targets.options());
     at::Tensor grad_hidden, grad_weight;
     if (wants_hidden) grad_hidden = at::empty_like(hidden);
-    if (wants_weight) grad_weight = at::zeros_like(weight);
+    if (wants_weight) grad_weight = n > 0 ? at::empty_like(weight, at::MemoryFormat::Contiguous) : at::zeros_like(weight);
     for (int64_t start = 0; start < n; start += chunk_len) {
       const int64_t len = std::min(chunk_len, n - start);
       auto h = hidden.narrow(0, start, len);
@@ -75,7 +80,7 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
                                   of(nll).data_ptr<float>(), of(loss).data_ptr<float>(), of(argmax).data_ptr<int64_t>());
         });
         if (wants_hidden) of(grad_hidden).copy_(at::matmul(scores, matrix));
-        if (wants_weight) add_product(grad_weight, scores.t(), h);
+        if (wants_weight) add_product(grad_weight, scores.t(), h, start == 0);
         continue;
       }
       scores = scores.to(at::kFloat);
@@ -111,7 +116,7 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
       }
       auto grad_scores = scores.to(matrix.scalar_type());
       if (wants_hidden) grad_hidden.narrow(0, start, len).copy_(at::matmul(grad_scores, matrix));
-      if (wants_weight) add_product(grad_weight, grad_scores.t(), h);
+      if (wants_weight) add_product(grad_weight, grad_scores.t(), h, start == 0);
     }
     ctx->saved_data["hidden"] = grad_hidden;
     ctx->saved_data["weight"] = grad_weight;
@@ -120,11 +125,20 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     return {weighted_sum, nll, argmax};
   }
 
-  static void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
+  // What the first product writes and the others add to. A product of another kind than the sum is made and added a few rows at a
+  // time: whole, it and what it is converted to are each as large as the weight, and their pages come anew from the kernel for every
+  // chunk (in a step of SmolLM2-135M in bfloat16 that was 0.7 GB).
+  static void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b, bool is_first) {
     if (sum.scalar_type() == a.scalar_type()) {
-      sum.addmm_(a, b);
-    } else {
-      sum.add_(at::mm(a, b));
+      is_first ? at::mm_out(sum, a, b) : sum.addmm_(a, b);
+      return;
+    }
+    const int64_t rows = sum.size(0), at_once = std::max<int64_t>(64, (1 << 22) / std::max<int64_t>(1, sum.size(1)));
+    for (int64_t row = 0; row < rows; row += at_once) {
+      const int64_t count = std::min(at_once, rows - row);
+      auto part = at::mm(a.narrow(0, row, count), b);
+      auto to = sum.narrow(0, row, count);
+      is_first ? to.copy_(part) : to.add_(part);
     }
   }
 
@@ -185,10 +199,12 @@ int dlm_clip_grad_norm(const at::Tensor* const* grads, size_t count, double max_
 }
 
 // A training step allocates and frees a gigabyte of activations and gradients. glibc gives freed memory back to the kernel, which hands
-// it out again page by page: 12 % of a step of SmolLM2-135M in bfloat16. Kept, the next step finds it.
+// it out again page by page: 12 % of a step of SmolLM2-135M in bfloat16. Kept, the next step finds it. Blocks above 32 MB, such as the
+// gradient of an embedding, would go back whatever the thresholds, were they not put into the heap, too: 7 %.
 void dlm_keep_freed_memory() {
 #if defined(__GLIBC__)
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the largest that it takes
+  mallopt(M_MMAP_MAX, 0);
+  maps_large_blocks() = false;
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
 #endif
 }

@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,9 @@ using torch::autograd::variable_list;
 
 // The message of this thread's last failure.
 std::string& last_error();
+
+// Whether the C library gets large blocks from the kernel and gives them back, as it does unless told otherwise.
+std::atomic<bool>& maps_large_blocks();
 
 template <typename Body>
 int guarded(Body body) {

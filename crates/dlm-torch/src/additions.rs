@@ -106,7 +106,8 @@ pub fn fused_adamw(
     check(code, "fused_adamw")
 }
 
-/// Lets the process keep memory that it has freed, up to 2 GB, for the next step instead of asking the kernel for it again.
+/// Lets the process keep memory that it has freed for the next step instead of asking the kernel for it again: whole blocks of any
+/// size, unless a [`checkpoint`](crate::checkpoint) follows, which goes easy on memory and gives those above 32 MB back.
 ///
 /// Holds for the whole process and until its end. Where the C library is not glibc nothing changes.
 pub fn keep_freed_memory() {
@@ -413,6 +414,29 @@ mod tests {
             &PLAIN,
         );
         assert!(matches!(scores, Err(TorchError::Libtorch { operation: "linear_cross_entropy", .. })));
+    }
+
+    #[test]
+    fn a_gradient_that_is_added_up_a_few_rows_at_a_time_has_every_row_once() {
+        tch::manual_seed(4);
+        // So wide that 64 rows are added at a time, and in two chunks of states.
+        let (n, vocab, width) = (5, 150, 70_000);
+        let hidden = Tensor::randn([n, width], CPU).to_kind(Kind::BFloat16).set_requires_grad(true);
+        let weight = (Tensor::randn([vocab, width], CPU) * 0.01).set_requires_grad(true);
+        let copy = weight.detach().to_kind(Kind::BFloat16);
+        let targets = Tensor::from_slice(&[0i64, 70, 149, 64, 63]);
+        let weights = Tensor::from_slice(&[1.0f32, 0.5, 2.0, 1.0, 0.25]);
+        for is_fused in [true, false] {
+            let found = cross_entropy(&hidden, &weight, Some(&copy), &targets, &weights, 3, &PLAIN, is_fused).unwrap();
+            let grad = Tensor::run_backward(&[&found.weighted_sum], &[&weight], false, false).remove(0);
+            let scores = hidden.detach().matmul(&copy.tr()).to_kind(Kind::Float);
+            let rows = Tensor::zeros([n, vocab], CPU).scatter_value(1, &targets.unsqueeze(1), 1.0);
+            let of_scores = (scores.softmax(1, Kind::Float) - rows) * weights.unsqueeze(1);
+            let expected = of_scores.tr().matmul(&hidden.detach().to_kind(Kind::Float));
+            let error = (grad - &expected).norm_scalaropt_dim(2, [1i64].as_slice(), false)
+                / expected.norm_scalaropt_dim(2, [1i64].as_slice(), false).clamp_min(1e-3);
+            assert!(error.max().double_value(&[]) < 0.02, "{error}");
+        }
     }
 
     #[test]
