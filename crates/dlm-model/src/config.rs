@@ -1,6 +1,6 @@
 //! `ModelConfig`: a Hugging Face config.json of which every key is honoured or refused.
 
-mod family;
+pub(crate) mod family;
 mod harmless;
 mod keys;
 mod llada;

@@ -27,8 +27,8 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Reads a GGUF file of the architecture `llama`, `qwen2`, `qwen3`, `dream` or `llada`, with weights in F32, F16, BF16, Q8_0,
-    /// Q4_0, Q4_1, Q4_K or Q6_K and a tokenizer of byte-level BPE or SentencePiece's BPE.
+    /// Reads a GGUF file of the architecture `llama`, `qwen2`, `qwen3`, `dream` or `llada`, with a tokenizer of byte-level BPE or
+    /// SentencePiece's BPE. Which formats of tensors are read is in `docs/models.md`, and in the error for any other.
     ///
     /// Mistral's models call themselves `llama` there. Nothing of the file is executed or trusted.
     ///
@@ -41,6 +41,8 @@ impl Gguf {
         let places = architecture::places(&file, &config);
         let parameters = parameters(&config);
         check(path, &file, &parameters, &places)?;
+        // Before the weights, which take long and much memory.
+        let companions = tokenizer::companions(&file, &config)?;
         let mut kind = Kind::Float;
         let named = parameters.into_iter().map(|parameter| {
             let info = &file.tensors[&places[&parameter.name]];
@@ -58,7 +60,6 @@ impl Gguf {
             Ok((parameter.name, tensor.f_to_kind(options.kind)?.f_to_device(options.device)?))
         });
         let named = named.collect::<Result<Vec<_>>>()?;
-        let companions = tokenizer::companions(&file, &config)?;
         Ok(Self { model: Model::assemble(config, named, None), kind, companions })
     }
 }

@@ -202,7 +202,80 @@ fn scores_that_are_missing_too_few_or_no_numbers_are_refused_and_so_is_a_token_w
     assert!(message.contains("is not a list of numbers"), "{message}");
     let long = (0..600).map(|i| if i == 300 { "é".repeat(600) } else { format!("t{i}") }).collect();
     let message = refused("tokens", Some(Value::Texts(long)));
-    assert!(message.contains("its token 300 has 1200 bytes, more than 1024"), "{message}");
+    assert!(message.contains("its token 300 has 1200 bytes, more than 256"), "{message}");
+}
+
+#[test]
+fn tokens_with_one_score_for_all_are_taken_in_the_order_in_which_they_were_learnt() {
+    // As a converter writes them that finds only a tokenizer.json.
+    let (mut contents, learnt) = learnt();
+    contents.metadata.insert("tokenizer.ggml.scores".to_owned(), Value::F32s(vec![-1000.0; 600]));
+    let tokenizer = tokenizer(&contents);
+    for case in learnt["cases"].as_array().unwrap() {
+        let ids = tokenizer.encode(case["text"].as_str().unwrap(), Specials::Parse).unwrap();
+        let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
+        assert_eq!(ids, dlm_golden::integers(&case["ids"]), "{case}");
+    }
+}
+
+#[test]
+fn a_token_of_the_users_own_with_a_space_is_found_in_a_text_and_keeps_its_id() {
+    let (mut contents, _) = learnt();
+    let Some(Value::Texts(tokens)) = contents.metadata.get_mut("tokenizer.ggml.tokens") else { panic!() };
+    "▁<tool>".clone_into(&mut tokens[3]);
+    let tokenizer = tokenizer(&contents);
+    let ids = tokenizer.encode("a <tool>", Specials::Parse).unwrap();
+    assert_eq!(ids.last(), Some(&3), "{ids:?}");
+    assert_eq!(tokenizer.decode(&ids, KeepSpecials::Yes).unwrap(), "a <tool>");
+}
+
+#[test]
+fn a_token_that_is_there_twice_and_more_ways_to_make_tokens_than_there_can_be_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |change: &dyn Fn(&mut Vec<String>)| {
+        let (mut contents, _) = learnt();
+        let Some(Value::Texts(tokens)) = contents.metadata.get_mut("tokenizer.ggml.tokens") else { panic!() };
+        change(tokens);
+        read(&contents, folder.path()).unwrap_err().to_string()
+    };
+    let message = refused(&|tokens| tokens[400] = tokens[500].clone());
+    assert!(message.contains("its tokens 400 and 500 are both `"), "{message}");
+    let message = refused(&|tokens| (300..500).for_each(|id| tokens[id] = "x".repeat(id - 299)));
+    assert!(message.contains("its tokens are made of others in more than 19200 ways"), "{message}");
+}
+
+#[test]
+fn byte_level_files_that_do_not_say_how_words_are_cut_or_merge_what_they_lack_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |change: &dyn Fn(&mut Contents)| {
+        let (mut contents, _) = with_tokenizer_of(&dlm_golden::model("llama"), false);
+        change(&mut contents);
+        read(&contents, folder.path()).unwrap_err().to_string()
+    };
+    let message = refused(&|contents| _ = contents.metadata.remove("tokenizer.ggml.pre"));
+    assert!(message.contains("it has no `tokenizer.ggml.pre`") && message.contains("anew"), "{message}");
+    for merge in ["a 🙂", "🙂 a", "a", "q x"] {
+        let message = refused(&|contents| {
+            let Some(Value::Texts(merges)) = contents.metadata.get_mut("tokenizer.ggml.merges") else { panic!() };
+            merge.clone_into(&mut merges[0]);
+        });
+        assert!(message.contains(&format!("its merge `{merge}` is not of two of its tokens to a third")), "{message}");
+    }
+}
+
+#[test]
+fn a_padding_token_that_was_left_out_is_none_and_an_end_that_was_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut contents, _) = learnt();
+    for name in ["padding", "unknown"] {
+        contents.metadata.insert(format!("tokenizer.ggml.{name}_token_id"), Value::U32(600));
+    }
+    let companions = read(&contents, folder.path()).unwrap().companions;
+    let settings: Json = serde_json::from_slice(&companions[1].1).unwrap();
+    assert_eq!((&settings["pad_token"], settings.get("unk_token")), (&json!("</s>"), None));
+    contents.metadata.insert("tokenizer.ggml.eos_token_id".to_owned(), Value::U32(600));
+    let message = read(&contents, folder.path()).unwrap_err().to_string();
+    assert!(message.contains("its `tokenizer.ggml.eos_token_id` is 600, but it has 600 tokens"), "{message}");
 }
 
 /// Words as the pre-tokenizers of llama.cpp of these names cut them.

@@ -125,20 +125,29 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     return {weighted_sum, nll, argmax};
   }
 
-  // What the first product writes and the others add to. A product of another kind than the sum is made and added a few rows at a
-  // time: whole, it and what it is converted to are each as large as the weight, and their pages come anew from the kernel for every
-  // chunk (in a step of SmolLM2-135M in bfloat16 that was 0.7 GB).
+  // What the first product writes and the others add to. A product of another kind than the sum is made and added in slices: whole, it
+  // and what it is converted to are each as large as the weight, and their pages came anew from the kernel for every chunk (in a step
+  // of SmolLM2-135M in bfloat16 that was 0.7 GB).
   static void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b, bool is_first) {
     if (sum.scalar_type() == a.scalar_type()) {
-      is_first ? at::mm_out(sum, a, b) : sum.addmm_(a, b);
+      if (is_first) {
+        at::mm_out(sum, a, b);
+      } else {
+        sum.addmm_(a, b);
+      }
       return;
     }
+    // 2^22 numbers, 16 MB in float32; below 64 rows a product is slow. Slices of 2^18 to 2^24 took as long.
     const int64_t rows = sum.size(0), at_once = std::max<int64_t>(64, (1 << 22) / std::max<int64_t>(1, sum.size(1)));
     for (int64_t row = 0; row < rows; row += at_once) {
       const int64_t count = std::min(at_once, rows - row);
       auto part = at::mm(a.narrow(0, row, count), b);
       auto to = sum.narrow(0, row, count);
-      is_first ? to.copy_(part) : to.add_(part);
+      if (is_first) {
+        to.copy_(part);
+      } else {
+        to.add_(part);
+      }
     }
   }
 
@@ -205,7 +214,7 @@ void dlm_keep_freed_memory() {
 #if defined(__GLIBC__)
   mallopt(M_MMAP_MAX, 0);
   maps_large_blocks() = false;
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+  mallopt(M_TRIM_THRESHOLD, -1);  // never
 #endif
 }
 

@@ -2,7 +2,10 @@
 
 use super::reader::File;
 use crate::{
-    config::ModelConfig,
+    config::{
+        ModelConfig,
+        family::{Biases, FAMILIES, KeyNames},
+    },
     diffusion_info::DiffusionInfo,
     error::Result,
     rotary::{Rotary, RotaryConfig, RotaryScaling},
@@ -12,31 +15,24 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
-/// An architecture of llama.cpp's that is read.
+/// An architecture of llama.cpp's that is read: it has the name of a family of ours.
 #[derive(Debug)]
 pub(super) struct Architecture {
     name: &'static str,
-    class: &'static str,
-    model_type: &'static str,
     /// Whether rows of queries and keys are interleaved, as llama.cpp's kernel for Llama wants them.
     interleaves: bool,
-    keys: Keys,
-}
-
-/// What the keys of a config.json are called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keys {
-    HuggingFace,
-    Llada,
 }
 
 const ARCHITECTURES: &[Architecture] = &[
-    Architecture::new("llama", "LlamaForCausalLM", "llama", true),
-    Architecture::new("qwen2", "Qwen2ForCausalLM", "qwen2", false),
-    Architecture::new("qwen3", "Qwen3ForCausalLM", "qwen3", false),
-    Architecture::new("dream", "DreamModel", "Dream", false),
-    Architecture { keys: Keys::Llada, ..Architecture::new("llada", "LLaDAModelLM", "llada", true) },
+    Architecture { name: "llama", interleaves: true },
+    Architecture { name: "qwen2", interleaves: false },
+    Architecture { name: "qwen3", interleaves: false },
+    Architecture { name: "dream", interleaves: false },
+    Architecture { name: "llada", interleaves: true },
 ];
+
+/// The widest head; those of models that exist stay below a hundredth of it.
+const WIDEST_HEAD: i64 = 1 << 16;
 
 /// The keys that LLaDA calls otherwise.
 const LLADA_KEYS: &[(&str, &str)] = &[
@@ -60,6 +56,7 @@ pub(super) fn config(file: &File) -> Result<(ModelConfig, &'static Architecture)
     let architecture = ARCHITECTURES.iter().find(|known| known.name == name);
     let architecture =
         architecture.ok_or_else(|| file.unsupported("architecture", name, "llama, qwen2, qwen3, dream or llada"))?;
+    let family = FAMILIES.iter().find(|family| family.name == name).expect("each architecture is one of a family");
     let key = |part: &str| format!("{name}.{part}");
     let integer = |part: &str| file.integer(&key(part));
     let required = |part: &str| file.required(&key(part), integer(part)?);
@@ -72,6 +69,9 @@ pub(super) fn config(file: &File) -> Result<(ModelConfig, &'static Architecture)
         None if heads > 0 => hidden / heads,
         None => return Err(file.damaged("it has no attention heads")),
     };
+    if !(2..=WIDEST_HEAD).contains(&head_dim) || head_dim % 2 != 0 {
+        return Err(file.damaged(format!("its heads are {head_dim} wide")));
+    }
     if let Some(rotated) = integer("rope.dimension_count")?.filter(|rotated| *rotated != head_dim) {
         return Err(file.unsupported("number of rotated dimensions", &rotated.to_string(), &head_dim.to_string()));
     }
@@ -82,37 +82,41 @@ pub(super) fn config(file: &File) -> Result<(ModelConfig, &'static Architecture)
     let mut put = |key: &str, value: Value| {
         object.insert(key.to_owned(), value);
     };
-    put("architectures", json!([architecture.class]));
-    put("model_type", json!(architecture.model_type));
-    match name {
-        "llama" | "qwen3" => put("attention_bias", json!(has_bias("attn_q"))),
-        "llada" => put("include_qkv_bias", json!(has_bias("attn_q"))),
-        _ => {}
+    put("architectures", json!([family.architecture]));
+    put("model_type", json!(family.model_type));
+    match family.biases {
+        Biases::ByKeys | Biases::AttentionByKey => put("attention_bias", json!(has_bias("attn_q"))),
+        Biases::Never if family.keys == KeyNames::Llada => put("include_qkv_bias", json!(has_bias("attn_q"))),
+        Biases::QueryKeyValue | Biases::Never => {}
+    }
+    if family.biases == Biases::ByKeys {
+        put("mlp_bias", json!(has_bias("ffn_gate")));
     }
     put("attention_dropout", json!(0.0));
-    let ids =
-        [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding"), ("mask_token_id", "mask")];
+    let mut ids = vec![("bos_token_id", "bos"), ("eos_token_id", "eos"), ("mask_token_id", "mask")];
+    // In the other families' config.json the key means that the token's row never trains, and the file's padding is often the end
+    // of documents. What it pads with is in tokenizer_config.json in any case.
+    if ["dream", "llada"].contains(&name) {
+        ids.push(("pad_token_id", "padding"));
+    }
     for (ours, theirs) in ids {
         if let Some(id) = file.integer(&format!("tokenizer.ggml.{theirs}_token_id"))? {
             put(ours, json!(id));
         }
     }
-    match architecture.keys {
-        Keys::HuggingFace => put("head_dim", json!(head_dim)),
-        Keys::Llada if head_dim.checked_mul(heads) != Some(hidden) => {
+    match family.keys {
+        KeyNames::HuggingFace => put("head_dim", json!(head_dim)),
+        KeyNames::Llada if head_dim.checked_mul(heads) != Some(hidden) => {
             let expected = format!("{hidden} divided by {heads}");
             return Err(file.unsupported("width of heads", &head_dim.to_string(), &expected));
         }
-        Keys::Llada => {}
+        KeyNames::Llada => {}
     }
     put("hidden_act", json!("silu"));
     put("hidden_size", json!(hidden));
     put("initializer_range", json!(0.02));
     put("intermediate_size", json!(required("feed_forward_length")?));
     put("max_position_embeddings", json!(required("context_length")?));
-    if name == "llama" {
-        put("mlp_bias", json!(has_bias("ffn_gate")));
-    }
     put("num_attention_heads", json!(heads));
     put("num_hidden_layers", json!(required("block_count")?));
     put("num_key_value_heads", json!(integer("attention.head_count_kv")?.unwrap_or(heads)));
@@ -126,7 +130,7 @@ pub(super) fn config(file: &File) -> Result<(ModelConfig, &'static Architecture)
     put("tie_word_embeddings", json!(!file.tensors.contains_key("output.weight")));
     put("torch_dtype", json!("bfloat16"));
     put("vocab_size", json!(file.required("token_embd.weight", rows)?));
-    if architecture.keys == Keys::Llada {
+    if family.keys == KeyNames::Llada {
         for (usual, theirs) in LLADA_KEYS {
             if let Some(value) = object.remove(*usual) {
                 object.insert((*theirs).to_owned(), value);
@@ -154,16 +158,28 @@ pub(super) fn config(file: &File) -> Result<(ModelConfig, &'static Architecture)
 fn rope_scaling(file: &File, name: &str, theta: f64, head_dim: i64) -> Result<Option<Value>> {
     let key = |part: &str| format!("{name}.rope.scaling.{part}");
     let number = |part: &str| file.number(&key(part));
-    match file.text(&key("type"))? {
-        None | Some("none") => {}
-        Some("linear") => {
-            let factor = file.required(&key("factor"), number("factor")?)?;
-            return Ok(Some(json!({ "rope_type": "linear", "factor": factor })));
-        }
-        Some("yarn") => return yarn(file, &key).map(Some),
+    let old_factor = format!("{name}.rope.scale_linear");
+    let stretches = |factor: Option<f64>| factor.filter(|factor| ![0.0, 1.0].contains(factor));
+    let scaling = match file.text(&key("type"))? {
+        Some("none") => None,
+        // Files of 2023 name a factor alone.
+        None => stretches(number("factor")?.or(file.number(&old_factor)?)).map(linear),
+        Some("linear") => Some(linear(file.required(&key("factor"), number("factor")?)?)),
+        Some("yarn") => Some(yarn(file, &key)?),
         Some(kind) => return Err(file.unsupported("rope scaling", kind, "none, linear or yarn")),
+    };
+    if let Some(scaling) = scaling {
+        if file.tensors.contains_key(ROPE_FACTORS) {
+            let found = format!("{} and factors of its own", scaling["rope_type"].as_str().unwrap_or_default());
+            return Err(file.unsupported("rope scaling", &found, "either of them"));
+        }
+        return Ok(Some(scaling));
     }
     let Some(info) = file.tensors.get(ROPE_FACTORS) else { return Ok(None) };
+    if info.shape != [head_dim / 2] {
+        let expected = format!("[{}]", head_dim / 2);
+        return Err(file.unsupported(&format!("shape of `{ROPE_FACTORS}`"), &format!("{:?}", info.shape), &expected));
+    }
     let found = super::dequantize::dequantize(info.format, file.bytes(info));
     // The factors do not tell the four settings they were made of; those of published models are few.
     for factor in [8.0, 32.0] {
@@ -186,6 +202,10 @@ fn rope_scaling(file: &File, name: &str, theta: f64, head_dim: i64) -> Result<Op
         }
     }
     Err(file.unsupported("rope scaling", "its own factors", "Llama 3.1's or 3.2's"))
+}
+
+fn linear(factor: f64) -> Value {
+    json!({ "rope_type": "linear", "factor": factor })
 }
 
 /// The settings of YaRN; what llama.cpp computes by more than the paper's two is refused.
@@ -252,10 +272,6 @@ fn our_name(names: &TensorNames, theirs: &str) -> Option<String> {
 }
 
 impl Architecture {
-    const fn new(name: &'static str, class: &'static str, model_type: &'static str, interleaves: bool) -> Self {
-        Self { name, class, model_type, interleaves, keys: Keys::HuggingFace }
-    }
-
     /// Brings back the two halves of each query and key head, whose rows llama.cpp interleaves.
     pub(super) fn restore_rows(&self, tensor: &Tensor, name: &str, config: &ModelConfig) -> Result<Tensor> {
         let names = config.family.tensors;

@@ -41,6 +41,8 @@ pub(super) struct File {
 
 /// Lists in lists may go so deep.
 const DEEPEST: usize = 4;
+/// Lists may be so long: far beyond any vocabulary, and 400 MB in memory.
+const LONGEST: usize = 1 << 24;
 
 impl File {
     pub(super) fn open(path: &Path) -> Result<Self> {
@@ -157,6 +159,13 @@ fn parse(bytes: &[u8]) -> Parsed<(BTreeMap<String, Value>, BTreeMap<String, Info
             _ => return damaged(format!("it ends after {} bytes, within or before `{name}`", bytes.len())),
         }
     }
+    // Bytes that several tensors share would be unpacked for each of them.
+    let mut places: Vec<(usize, usize, &String)> =
+        tensors.iter().map(|(name, info)| (info.start, info.start + info.len, name)).collect();
+    places.sort_unstable();
+    if let Some(pair) = places.windows(2).find(|pair| pair[0].1 > pair[1].0) {
+        return damaged(format!("its tensors `{}` and `{}` overlap", pair[0].2, pair[1].2));
+    }
     Ok((metadata, tensors))
 }
 
@@ -228,6 +237,9 @@ impl<'a> Cursor<'a> {
                     9 => 12,
                     _ => 8,
                 })?;
+                if count > LONGEST {
+                    return damaged(format!("it holds a list of {count} values, more than {LONGEST}"));
+                }
                 Value::List((0..count).map(|_| self.value(inner, depth + 1)).collect::<Parsed<_>>()?)
             }
             // Above what fits, a number is none that a model could have.

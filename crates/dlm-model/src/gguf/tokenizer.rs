@@ -16,7 +16,7 @@ const UNUSED: i64 = 5;
 
 /// The tokens of a file, by their ids.
 struct Vocabulary<'a> {
-    tokens: Vec<&'a str>,
+    tokens: Vec<String>,
     kinds: &'a [Stored],
     /// Those in use, with their ids.
     ids: Map<String, Value>,
@@ -24,17 +24,24 @@ struct Vocabulary<'a> {
 
 /// The files to save beside the model.
 pub(super) fn companions(file: &File, config: &ModelConfig) -> Result<Vec<(String, Vec<u8>)>> {
-    let vocabulary = Vocabulary::of(file, config)?;
+    let mut vocabulary = Vocabulary::of(file, config)?;
     let model = file.required("tokenizer.ggml.model", file.text("tokenizer.ggml.model")?)?;
     let (parts, usually_adds_bos) = match model {
         "gpt2" => byte_level::parts(file, &vocabulary)?,
-        "llama" => (sentencepiece::parts(file, &vocabulary)?, true),
+        "llama" => {
+            // They are looked for in the text itself, before its spaces are spelt.
+            vocabulary.respell(USER_DEFINED, |token| token.replace('▁', " "));
+            (sentencepiece::parts(file, &vocabulary)?, true)
+        }
         _ => {
             let accepted = "gpt2, which is byte-level BPE, or llama, which is SentencePiece's BPE";
             return Err(file.unsupported("tokenizer", model, accepted));
         }
     };
+    vocabulary.check_unique(file)?;
     let special = |name: &str| vocabulary.special(file, name);
+    // Some files pad with, or replace the unknown by, a token that was left out of them.
+    let lenient = |name: &str| special(name).unwrap_or(None);
     let (bos, eos) = (special("bos")?, special("eos")?);
     let adds_bos = file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(usually_adds_bos);
     let adds_eos = file.flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
@@ -44,14 +51,14 @@ pub(super) fn companions(file: &File, config: &ModelConfig) -> Result<Vec<(Strin
     tokenizer.insert("version".to_owned(), json!("1.0"));
     tokenizer.insert("truncation".to_owned(), Value::Null);
     tokenizer.insert("padding".to_owned(), Value::Null);
-    tokenizer.insert("added_tokens".to_owned(), vocabulary.added(model == "llama"));
+    tokenizer.insert("added_tokens".to_owned(), vocabulary.added());
     tokenizer.insert("post_processor".to_owned(), template(first, last));
     tokenizer.extend(parts);
 
     let mut settings = Map::new();
     settings.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
-    let pad = special("padding")?.or(eos);
-    let roles = [("bos_token", bos), ("eos_token", eos), ("unk_token", special("unknown")?), ("pad_token", pad)];
+    let pad = lenient("padding").or(eos);
+    let roles = [("bos_token", bos), ("eos_token", eos), ("unk_token", lenient("unknown")), ("pad_token", pad)];
     for (key, token) in roles.into_iter().chain([("mask_token", special("mask")?)]) {
         if let Some((_, token)) = token {
             settings.insert(key.to_owned(), json!(token));
@@ -80,10 +87,36 @@ impl<'a> Vocabulary<'a> {
             }
             None => &[],
         };
+        let tokens = tokens.into_iter().map(str::to_owned).collect();
         let mut vocabulary = Self { tokens, kinds, ids: Map::new() };
-        let used = vocabulary.tokens.iter().enumerate().filter(|(id, _)| !vocabulary.is(*id, UNUSED));
-        vocabulary.ids = used.map(|(id, token)| ((*token).to_owned(), json!(id))).collect();
+        vocabulary.number();
         Ok(vocabulary)
+    }
+
+    fn number(&mut self) {
+        let used = self.tokens.iter().enumerate().filter(|(id, _)| !self.is(*id, UNUSED));
+        self.ids = used.map(|(id, token)| (token.clone(), json!(id))).collect();
+    }
+
+    /// Spells the tokens of a kind otherwise.
+    fn respell(&mut self, kind: i64, spelt: impl Fn(&str) -> String) {
+        for id in 0..self.tokens.len() {
+            if self.is(id, kind) {
+                self.tokens[id] = spelt(&self.tokens[id]);
+            }
+        }
+        self.number();
+    }
+
+    /// Refuses a text that has two ids: one of them could not be written down.
+    fn check_unique(&self, file: &File) -> Result<()> {
+        let is_lost = |(id, token): &(usize, &String)| !self.is(*id, UNUSED) && self.ids[token.as_str()] != json!(id);
+        match self.tokens.iter().enumerate().find(is_lost) {
+            Some((id, token)) => {
+                Err(file.damaged(format!("its tokens {id} and {} are both `{token}`", self.ids[token.as_str()])))
+            }
+            None => Ok(()),
+        }
     }
 
     fn is(&self, id: usize, kind: i64) -> bool {
@@ -96,25 +129,20 @@ impl<'a> Vocabulary<'a> {
     }
 
     /// The tokens that are found in a text before anything else.
-    fn added(&self, spells_spaces: bool) -> Value {
+    fn added(&self) -> Value {
         let is_any = |id: usize, kinds: &[i64]| kinds.iter().any(|kind| self.is(id, *kind));
         let added = (0..self.tokens.len()).filter(|id| is_any(*id, &[UNKNOWN, CONTROL, USER_DEFINED]));
         let added = added.map(|id| {
-            let is_special = is_any(id, &[UNKNOWN, CONTROL]);
-            let content = match self.tokens[id] {
-                token if spells_spaces && !is_special => token.replace('▁', " "),
-                token => token.to_owned(),
-            };
             json!({
-                "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": is_special,
+                "id": id, "content": self.tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": is_any(id, &[UNKNOWN, CONTROL]),
             })
         });
         Value::Array(added.collect())
     }
 
     /// The id and text of a special token.
-    fn special(&self, file: &File, name: &str) -> Result<Option<(i64, &'a str)>> {
+    fn special(&self, file: &File, name: &str) -> Result<Option<(i64, &str)>> {
         let key = format!("tokenizer.ggml.{name}_token_id");
         let Some(id) = file.integer(&key)? else { return Ok(None) };
         let token = usize::try_from(id).ok().and_then(|id| self.tokens.get(id));

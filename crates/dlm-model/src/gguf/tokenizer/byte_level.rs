@@ -19,12 +19,17 @@ pub(super) fn parts(file: &File, vocabulary: &Vocabulary<'_>) -> Result<(Map<Str
     let mut merges = Vec::new();
     for merge in texts(file, "tokenizer.ggml.merges")? {
         // A space parts the two; a space inside a token is spelt otherwise.
-        match merge.split_once(' ') {
+        let parts = merge.split_once(' ');
+        let is_known = |part: &str| vocabulary.ids.contains_key(part);
+        match parts.filter(|(left, right)| is_known(left) && is_known(right) && is_known(&format!("{left}{right}"))) {
             Some((left, right)) => merges.push(json!([left, right])),
-            None => return Err(file.damaged(format!("its merge `{merge}` is not of two tokens"))),
+            None => return Err(file.damaged(format!("its merge `{merge}` is not of two of its tokens to a third"))),
         }
     }
-    let pre = file.text("tokenizer.ggml.pre")?.unwrap_or("gpt-2");
+    let pre = file.text("tokenizer.ggml.pre")?.ok_or_else(|| {
+        let why = "it has no `tokenizer.ggml.pre`, so nothing says how words are cut, as in files made before May 2024";
+        file.damaged(format!("{why}: get or make it anew"))
+    })?;
     let words = Words::of(pre).ok_or_else(|| file.unsupported("pre-tokenizer", pre, Words::KNOWN))?;
     let whole_words = matches!(words, Words::Llama3 | Words::Tekken);
     let parts = json!({

@@ -7,14 +7,16 @@ use crate::{
     gguf::reader::{File, Value as Stored},
 };
 use serde_json::{Map, Value, json};
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::HashSet};
 
-/// The longest token, in bytes, for which merges are sought; published ones stay below a tenth of it.
-const LONGEST: usize = 1024;
+/// The longest token, in bytes, for which merges are sought; SentencePiece learns tokens of 16 characters unless told otherwise.
+const LONGEST: usize = 256;
+/// Ways to join two tokens to a third that the tokens of a file may have on average; learnt vocabularies have a few.
+const MOST_WAYS: usize = 32;
 
 /// The parts of tokenizer.json that tell it, as in those that were published beside such models.
 pub(super) fn parts(file: &File, vocabulary: &Vocabulary<'_>) -> Result<Map<String, Value>> {
-    let unknown = vocabulary.special(file, "unknown")?.map(|(_, token)| token);
+    let unknown = vocabulary.special(file, "unknown").unwrap_or(None).map(|(_, token)| token);
     let begins_with_space = file.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let replace = |from: &str, to: &str| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
     let mut normalizers = vec![replace(" ", "▁")];
@@ -54,11 +56,17 @@ fn merges(file: &File, vocabulary: &Vocabulary<'_>) -> Result<Vec<[String; 2]>> 
         let (tokens, scores) = (vocabulary.tokens.len(), scores.len());
         return Err(file.damaged(format!("it has {tokens} tokens, but the scores of {scores}")));
     }
+    let number = |score: &Stored| if let Stored::Number(score) = score { Some(*score) } else { None };
+    let scores: Option<Vec<f64>> = scores.iter().map(number).collect();
+    let mut scores = scores.ok_or_else(|| file.damaged(format!("its `{key}` is not a list of numbers")))?;
+    let texts = || vocabulary.tokens.iter().enumerate().filter(|(id, _)| vocabulary.is_text(*id));
+    // A converter that does not know the scores writes one for all. SentencePiece numbers tokens in the order in which it learns them.
+    if texts().map(|(id, _)| scores[id].to_bits()).collect::<HashSet<_>>().len() == 1 {
+        scores = (0..scores.len()).map(|id| -(id as f64)).collect();
+    }
     let mut found = Vec::new();
-    for (id, token) in vocabulary.tokens.iter().enumerate().filter(|(id, _)| vocabulary.is_text(*id)) {
-        let Stored::Number(score) = scores[id] else {
-            return Err(file.damaged(format!("its `{key}` is not a list of numbers")));
-        };
+    for (id, token) in texts() {
+        let score = scores[id];
         if token.len() > LONGEST {
             return Err(file.damaged(format!("its token {id} has {} bytes, more than {LONGEST}", token.len())));
         }
@@ -72,6 +80,10 @@ fn merges(file: &File, vocabulary: &Vocabulary<'_>) -> Result<Vec<[String; 2]>> 
         let first = found.len();
         found.extend(parts.map(|(left_id, right_id, left, right)| (score, (left_id, right_id), left, right)));
         found[first..].sort_by_key(|(_, ids, ..)| *ids);
+        if found.len() > MOST_WAYS * vocabulary.tokens.len() {
+            let most = MOST_WAYS * vocabulary.tokens.len();
+            return Err(file.damaged(format!("its tokens are made of others in more than {most} ways")));
+        }
     }
     // The best score first, then the longer left part; equal ones stay in the order of their ids.
     let lengths = |left: &str, right: &str| Reverse((left.chars().count(), right.chars().count()));
