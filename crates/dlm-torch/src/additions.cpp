@@ -64,7 +64,7 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     if (wants_weight) grad_weight = n > 0 ? at::empty_like(weight, at::MemoryFormat::Contiguous) : at::zeros_like(weight);
     for (int64_t start = 0; start < n; start += chunk_len) {
       const int64_t len = std::min(chunk_len, n - start);
-      auto h = hidden.narrow(0, start, len);
+      auto h = fused ? padded(hidden.narrow(0, start, len), chunk_len) : hidden.narrow(0, start, len);
       auto target = targets.narrow(0, start, len).unsqueeze(1);
       auto scores = at::matmul(h, matrix.t());  // [len, vocab], the only large tensor, reused in place
       if (fused) {
@@ -79,7 +79,7 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
                                   static_cast<float>(smoothing), static_cast<float>(z), forbidden, grads,
                                   of(nll).data_ptr<float>(), of(loss).data_ptr<float>(), of(argmax).data_ptr<int64_t>());
         });
-        if (wants_hidden) of(grad_hidden).copy_(at::matmul(scores, matrix));
+        if (wants_hidden) of(grad_hidden).copy_(at::matmul(scores, matrix).narrow(0, 0, len));
         if (wants_weight) add_product(grad_weight, scores.t(), h, start == 0);
         continue;
       }
@@ -123,6 +123,20 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     ctx->mark_non_differentiable({nll, argmax});
     auto weighted_sum = (loss * weights).sum();
     return {weighted_sum, nll, argmax};
+  }
+
+  // States in half precision and rows of zeros that make them one of few lengths, a sixteenth longer at most beyond 1024. oneDNN compiles
+  // a kernel for each number of rows and keeps it, with room for the weight, and masks leave another number at every step. Rows of
+  // zeros have scores and gradients of zero.
+  static at::Tensor padded(const at::Tensor& hidden, int64_t chunk_len) {
+    const int64_t len = hidden.size(0);
+    int64_t unit = 64;
+    while (unit * 32 <= len) unit *= 2;
+    const int64_t rows = std::min((len + unit - 1) / unit * unit, chunk_len);
+    if (hidden.scalar_type() == at::kFloat || len >= rows) return hidden;
+    auto result = at::zeros({rows, hidden.size(1)}, hidden.options());
+    result.narrow(0, 0, len).copy_(hidden);
+    return result;
   }
 
   // What the first product writes and the others add to. A product of another kind than the sum is made and added in slices: whole, it
