@@ -185,8 +185,9 @@ impl Transformer {
 
 /// Flat indices `[n]` and as many more as make one of few lengths: a sixteenth of all tokens, or 64, times a whole number.
 ///
-/// For each number of rows in half precision oneDNN compiles kernels and keeps them, each with room for the weights: masks hit another
-/// number of tokens at every step, and a run over SmolLM2-135M held 18 MB more after each. What is computed for more is thrown away.
+/// For each number of rows in half precision oneDNN compiles kernels and keeps them, half a megabyte for each product, and results of ever
+/// other sizes leave holes in memory. Masks hit another number of tokens at every step, and a run over SmolLM2-135M held 18 MB more
+/// after each. What is computed for more is thrown away.
 fn few_lengths(wanted: &Tensor, tokens: i64, kind: Kind) -> Result<Tensor, TchError> {
     let len = wanted.size()[0];
     let unit = tokens.div_euclid(16).max(64);

@@ -126,8 +126,8 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
   }
 
   // States in half precision and rows of zeros that make them one of few lengths, a sixteenth longer at most beyond 1024. oneDNN compiles
-  // a kernel for each number of rows and keeps it, with room for the weight, and masks leave another number at every step. Rows of
-  // zeros have scores and gradients of zero.
+  // kernels for each number of rows and keeps them, half a megabyte for each product, and masks leave another number at every step.
+  // Rows of zeros have scores and gradients of zero.
   static at::Tensor padded(const at::Tensor& hidden, int64_t chunk_len) {
     const int64_t len = hidden.size(0);
     int64_t unit = 64;
