@@ -113,17 +113,18 @@ fn an_adapter_for_another_base_is_refused_with_names_and_shapes() {
 #[test]
 fn a_gguf_file_of_an_unsupported_type_is_refused_with_those_that_are_read() {
     let scratch = Scratch::new(DLM);
-    // One tensor of 256 numbers in Q5_K, number 13, and nothing else.
+    // One tensor of 256 numbers in IQ2_XXS, number 16, and nothing else.
     let name = "blk.0.attn_q.weight";
     let mut bytes = b"GGUF".to_vec();
     bytes.extend(3u32.to_le_bytes());
     bytes.extend([1u64.to_le_bytes(), 0u64.to_le_bytes()].concat());
     bytes.extend((name.len() as u64).to_le_bytes());
     bytes.extend(name.as_bytes());
-    bytes.extend([1u32.to_le_bytes(), [0, 1, 0, 0], [0; 4], 13u32.to_le_bytes(), [0; 4], [0; 4]].concat());
+    bytes.extend([1u32.to_le_bytes(), [0, 1, 0, 0], [0; 4], 16u32.to_le_bytes(), [0; 4], [0; 4]].concat());
     bytes.resize(bytes.len() + 400, 0);
     scratch.write("model.gguf", bytes);
-    let said = [name, "Q5_K", "F32, F16, Q4_0, Q4_1, Q8_0,", "Q4_K, Q6_K, BF16"];
+    let said =
+        [name, "IQ2_XXS", "F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0,", "Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, BF16"];
     scratch.refuse(&["model", "convert", "model.gguf", "folder"], FAILED, &said);
     assert!(!scratch.path("folder").exists());
 }
