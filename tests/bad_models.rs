@@ -123,7 +123,8 @@ fn a_gguf_file_of_an_unsupported_type_is_refused_with_those_that_are_read() {
     bytes.extend([1u32.to_le_bytes(), [0, 1, 0, 0], [0; 4], 16u32.to_le_bytes(), [0; 4], [0; 4]].concat());
     bytes.resize(bytes.len() + 400, 0);
     scratch.write("model.gguf", bytes);
-    let said = [name, "IQ2_XXS", "F32, F16, Q4_0, Q4_1, Q5_0,", "Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, BF16"];
+    let said =
+        [name, "IQ2_XXS", "F32, F16, Q4_0, Q4_1, Q5_0,", "Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, BF16", "such as `Q4_K_M`"];
     scratch.refuse(&["model", "convert", "model.gguf", "folder"], FAILED, &said);
     assert!(!scratch.path("folder").exists());
 }

@@ -256,8 +256,7 @@ impl ModelError {
                 "copy or download the file again, and compare its size and checksum".to_owned()
             }
             Self::UnsupportedGguf { what, .. } if what.starts_with("format") => {
-                "take the file that was quantised in one of these, for example with `Q4_K_M`'s neighbour `Q8_0`"
-                    .to_owned()
+                "take a file that was quantised in these, such as `Q4_K_M` or `Q8_0`".to_owned()
             }
             Self::UnknownKey { key, .. } => {
                 format!("remove `{key}` from config.json only if you know that it changes nothing in this model")
